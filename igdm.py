@@ -1,0 +1,967 @@
+"""IGDM, Indirect Gradient Matching for Adversarial Robust Distillation (Lee, Cho, Kim; ICLR 2025, arXiv 2312.03286).
+
+A small student learns to withstand attack from a large robust teacher. IGDM adds one term to any such method: it matches
+the differences f(x+delta) - f(x-delta) of student and teacher and so, as both are locally linear, their input gradients.
+
+    python igdm.py --method rslad --igdm --student mnv2 --dataset digits   # minutes on a laptop, nothing to download
+    python igdm.py --method rslad --igdm --student mnv2                    # the paper: CIFAR-100, BDM-AT, table 10; a GPU
+    python igdm.py --eval-only runs/NAME/student.pt --teacher bdm,ltd,ikl  # measure any checkpoint
+
+The paper, and where it stands here (equations, tables and figures as the ICLR version numbers them):
+
+    eq. 3-8        L_IGDM                                           igdm_loss
+    eq. 9, alg. 1  L = L_base + T(alpha) L_IGDM                     objective, forward, train
+    eq. 10         point-wise distance (table 5)                    point_wise_distance
+    eq. 11         direct gradient matching (table 15)              MATCH
+    eq. 14-17      the base methods, inner and outer                attack_*, loss_*, METHODS
+    table 1        teachers                                         TEACHERS
+    table 4        GD, GC                                           gradient_alignment
+    tables 6, 8    without T in the attack; AdaAD's lambda          --inner student; --adaad-lambda
+    table 16       TRADES-like terms in place of IGDM               MATCH
+    figure 2       proportion of the remainder                      remainder
+    B.1, B.2       schedules; alpha                                 DATASETS; ALPHA
+
+Where the paper and the code that circulates disagree, the paper is followed; the README lists each such place.
+"""
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Callable, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import models
+from models import UserError
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The paper's constants
+
+class Dataset(NamedTuple):
+    """Training settings (B.1), with SGD and momentum 0.9; lr is divided by 10 after each of drops, in epochs."""
+    epochs: int = 200
+    drops: tuple = (100, 150)
+    lr: float = 0.1
+    batch: int = 128                 # from the released code
+    weight_decay: float = 5e-4       # circulating code: 2e-4
+    eps: float = 8 / 255             # L-inf, images in [0, 1]
+    augment: str = "crop-flip"       # crop: out of zero padding of an eighth of the side, 4 at 32x32, 8 at 64x64
+    student: str = "rn18"
+    teacher: str | None = "pgd-at"   # a key of TEACHERS, or a PGD-AT run of this script
+    teacher_arch: str = "wrn-34-10"
+    mean: tuple | None = None        # input normalisation inside the wrn-D-W-silu networks
+    std: tuple | None = None
+    cw_restarts: int = 10
+    aa_n: int | None = None          # images for AutoAttack: all
+
+DATASETS = {
+    "cifar10": Dataset(teacher="bdm", mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616)),
+    "cifar100": Dataset(teacher="bdm", mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+    "svhn": Dataset(epochs=50, drops=(40, 45)),
+    "tiny-imagenet": Dataset(epochs=100, drops=(50, 80), student="parn18", teacher=None),
+    # ours, for trying things: real handwriting, 8x8 pixels, 1,437 training images
+    "digits": Dataset(epochs=12, drops=(8, 11), batch=64, eps=24 / 255, augment="crop", student="mnv2",
+                      teacher_arch="wrn-10-2", cw_restarts=2, aa_n=100),
+}
+OWN_DATA = Dataset()                                    # a user's .npz
+RSLAD_SCHEDULE = dict.fromkeys(("cifar10", "cifar100"), (300, (215, 260, 285)))
+STEPS = 10                                              # of PGD in training, each eps/4, that is 2/255
+SAVE_EVERY = 300                                        # seconds between checkpoints inside an epoch
+
+TEACHERS = {   # table 1, RobustBench's checkpoints: architecture, Google Drive id
+    ("cifar100", "bdm"): ("wrn-28-10-silu", "1-jOu3wKWyw0XnBCXDGR32xn8Bw9GTJgh"),       # Wang2023Better_WRN-28-10
+    ("cifar100", "ikl"): ("wrn-28-10-silu", "15BwWdWbNfoarTEWWugicOVkTjh3nXH36"),       # Cui2023Decoupled_WRN-28-10
+    ("cifar100", "ltd"): ("wrn-34-10", "1-I4NZyULdEWH46b4EaCTxuuRo4eFXsg_"),            # Chen2021LTD_WRN34_10
+    ("cifar10", "bdm"): ("wrn-28-10-silu", "1-6MYKJdECDVGaWjj6GgqvaT95BGKhUvI"),        # Wang2023Better_WRN-28-10
+    ("cifar10", "ikl"): ("wrn-28-10-silu", "1-AaTrYt23WJFR22hXgBd-i6kjpsz6Hf2"),        # Cui2023Decoupled_WRN-28-10
+    ("cifar10", "ltd"): ("wrn-34-10", "1-0RoQKYvHLNh7hZ71wJjSit1XtrJQo9D"),             # Chen2021LTD_WRN34_10
+    ("cifar10", "ltd2"): ("wrn-34-20", "1-5JmY9rapuGwCUc2nPvy7Rb_sn_dHhFm"),            # Chen2021LTD_WRN34_20
+}
+ALPHA_COLUMNS = "pgd-at", "trades", "ard", "iad", "akd", "rslad", "adaad"               # adaiad shares adaad's
+ALPHA = {      # B.2
+    ("cifar100", "rn18", "bdm"):         (220, 5, 100, 50, 25, 10, 70),
+    ("cifar100", "rn18", "ikl"):         (100, 5, 100, 50, 40, 10, 50),
+    ("cifar100", "rn18", "ltd"):         (100, 5, 50, 20, 50, 3, 15),
+    ("cifar100", "mnv2", "bdm"):         (160, 10, 70, 50, 30, 4, 50),
+    ("cifar100", "mnv2", "ikl"):         (160, 3, 70, 50, 30, 10, 40),
+    ("cifar100", "mnv2", "ltd"):         (150, 10, 70, 20, 30, 3, 20),
+    ("cifar10", "rn18", "bdm"):          (70, 20, 10, 30, 10, 0.9, 10),
+    ("cifar10", "rn18", "ikl"):          (70, 20, 10, 30, 15, 1, 5),
+    ("cifar10", "rn18", "ltd"):          (60, 20, 5, 50, 7, 0.9, 5),
+    ("cifar10", "mnv2", "bdm"):          (40, 0.5, 8, 50, 15, 0.7, 10),
+    ("cifar10", "mnv2", "ikl"):          (50, 0.2, 9, 50, 15, 0.7, 10),
+    ("cifar10", "mnv2", "ltd"):          (70, 1, 10, 50, 15, 0.5, 10),
+    ("svhn", "rn18", "pgd-at"):          (60, 30, 50, 40, 10, 3, 9),
+    ("tiny-imagenet", "parn18", "rift"): (30, 20, 10, 20, 10, 1, 10),
+    ("digits", "mnv2", "pgd-at"):        (1, 1, 1, 1, 1, 1, 1),                         # ours
+}
+ALPHA_ABLATION = {"direct": 10, "trades-reg": 20, "trades-like": 10}    # the best AutoAttack of tables 15 and 16
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Data: loaded once, kept as uint8 on the device, cropped and flipped there in batch
+
+class Data(NamedTuple):
+    """Images (N, C, H, W) uint8 and labels (N,) int64, all on one device, and the number of classes."""
+    x_train: torch.Tensor
+    y_train: torch.Tensor
+    x_test: torch.Tensor
+    y_test: torch.Tensor
+    classes: int
+
+SOURCES = {    # for those who must bring a file themselves
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    "svhn": "train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/",
+    "tiny-imagenet": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+}
+
+def read_tiny_imagenet(folder):
+    """The arrays of tiny-imagenet-200.zip, 200 classes, 64x64; its validation set is the test set, as everywhere."""
+    from PIL import Image
+    from torchvision.datasets.utils import download_url
+    download_url(SOURCES["tiny-imagenet"], folder, md5="90528d7ca1a48142e341f4ef8d21d0de")
+    with zipfile.ZipFile(folder / "tiny-imagenet-200.zip") as archive:
+        def pixels(names):   # some are grey
+            return np.stack([np.asarray(Image.open(archive.open(root + name)).convert("RGB")) for name in names])
+        root = "tiny-imagenet-200/"
+        label = {wnid: i for i, wnid in enumerate(sorted(archive.read(root + "wnids.txt").decode().split()))}
+        train = sorted(n[len(root):] for n in archive.namelist() if n.startswith(root + "train/") and n.endswith(".JPEG"))
+        val = [row.split("\t")[:2] for row in archive.read(root + "val/val_annotations.txt").decode().splitlines()]
+        return (pixels(train), [label[name.split("/")[1]] for name in train],
+                pixels(f"val/images/{name}" for name, _ in val), [label[wnid] for _, wnid in val])
+
+def read_original(name, folder):
+    """(x_train, y_train, x_test, y_test) of a named data set from its source, downloaded into folder unless it is there."""
+    if name == "digits":
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+        x, y = load_digits(return_X_y=True)
+        x = np.rint(x.reshape(-1, 8, 8) * (255 / 16))           # 17 grey levels
+        x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=360, stratify=y, random_state=0)
+        return x_train, y_train, x_test, y_test
+    if name == "tiny-imagenet":
+        return read_tiny_imagenet(folder)
+    from torchvision import datasets
+    if name == "svhn":
+        train, test = (datasets.SVHN(folder, split=split, download=True) for split in ("train", "test"))
+        return train.data.transpose(0, 2, 3, 1), train.labels, test.data.transpose(0, 2, 3, 1), test.labels
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    train, test = (kind(folder, train=part, download=True) for part in (True, False))
+    return train.data, train.targets, test.data, test.targets
+
+def read_npz(path):
+    """(x_train, y_train, x_test, y_test) of an .npz: images uint8 (N, H, W) or (N, H, W, C), integer labels from 0.
+
+    Raises UserError, naming file and array, for anything else; pickled objects are never loaded."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+    except Exception as error:   # no file, no zip, a torn one, a missing array, pickled objects
+        raise UserError(f"{path} is no .npz of x_train, y_train, x_test, y_test: {one_line(error)}") from error
+    for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        refuse((x.dtype != np.uint8 or x.ndim not in (3, 4) or x.shape[3:] not in ((), (1,), (3,)) or not len(x)
+                or min(x.shape[1:3]) < 8 or x.shape[1:] != arrays[0].shape[1:],
+                f"{path}: x_{part} is {x.dtype} {x.shape}; it must be uint8, (N, H, W) or (N, H, W, C) with C 1 or 3, at "
+                "least 8x8, and of one size in train and test"))
+        refuse((not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1] or y.min() < 0 or y.max() > arrays[1].max(),
+                f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0, one for each of the {len(x)} images, "
+                "and none in test above those in train"))
+    return arrays
+
+def balanced_subset(y, n):
+    """Ascending indices of n of the labels y (N,), as many of each class as of any other within one; always the same."""
+    order = np.random.default_rng(0).permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]                          # by class, shuffled inside
+    rank = np.arange(len(y)) - np.searchsorted(y[order], y[order])              # 0, 1, 2, ... inside each class
+    return np.sort(order[np.argsort(rank, kind="stable")[:n]])
+
+def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
+    """Data by name or by the path of an .npz; a named one is packed once to folder/NAME.npz and read from there.
+
+    Raises UserError where a download fails or a file does not hold what it should."""
+    path = Path(name) if name.endswith(".npz") else folder / f"{name}.npz"
+    if name in DATASETS and not path.exists():
+        try:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+            arrays = read_original(name, folder)
+        except Exception as error:   # a downloader may raise anything; what helps is the same
+            raise UserError(f"cannot get {name} ({one_line(error)}): put {SOURCES.get(name)} into {folder} by hand, or use "
+                            "--dataset digits, which needs no download") from error
+        x_train, y_train, x_test, y_test = arrays = [np.asarray(a, t) for a, t in zip(arrays, (np.uint8, np.int64) * 2)]
+        with contextlib.suppress(UserError):   # a read-only folder costs time only
+            write_atomic(path, lambda f: np.savez(f, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test))
+    else:
+        arrays = read_npz(path)
+    tensors = []
+    for x, y, limit in ((*arrays[:2], limit_train), (*arrays[2:], limit_test)):
+        keep = balanced_subset(y, limit) if limit else slice(None)
+        x, y = torch.from_numpy(x[keep]), torch.from_numpy(y[keep].astype(np.int64))
+        tensors += [(x[..., None] if x.ndim == 3 else x).permute(0, 3, 1, 2).to(device), y.to(device)]
+    return Data(*tensors, classes=int(arrays[1].max()) + 1)
+
+def generator(device, *key):
+    """A random generator that depends on key (seed, epoch, step ...) alone: none has a state to save or to disturb."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+def augment(x, kind, g):
+    """Random crop out of zero padding, an eighth of the side, then horizontal flip with probability 1/2; each image its own.
+
+    x (N, C, H, W) of any dtype; returns the same shape. kind: "crop-flip" (B.1), "crop" or "none"."""
+    if kind == "none":
+        return x
+    n, _, h, w = x.shape
+    pad = h // 8
+    top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=g, device=x.device)
+    rows, cols = top + torch.arange(h, device=x.device), left + torch.arange(w, device=x.device)
+    if kind == "crop-flip":
+        mirrored = torch.rand(n, 1, generator=g, device=x.device) < 0.5
+        cols = torch.where(mirrored, cols.flip(1), cols)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return F.pad(x, (pad,) * 4).permute(0, 2, 3, 1)[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+def to_float(x):
+    """uint8 images to float32 in [0, 1], channels_last in memory."""
+    return x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Attacks: one PGD, the objective is its argument
+
+@contextlib.contextmanager
+def eval_mode(model):
+    """Batch-norm statistics frozen inside; every module's own mode restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+def pgd(model, x, objective, eps=8 / 255, step=2 / 255, steps=10, start="uniform", g=None):
+    """Projected gradient ascent of an objective in the L-inf ball of eps around x, within [0, 1] (Madry 2018).
+
+    model      is in eval mode meanwhile, and left as it was: batch-norm statistics do not move
+    x          (N, C, H, W) in [0, 1]
+    objective  x_adv (N, C, H, W) -> scalar to maximise, e.g. lambda x_adv: F.cross_entropy(model(x_adv), y)
+    start      "uniform" in [-eps, eps]; "gaussian", 0.001 N(0, 1), for objectives of zero gradient at x; None, at x
+    g          torch.Generator on x's device
+    Returns x_adv, detached."""
+    x_adv = x.detach().clone()
+    if start == "uniform":
+        x_adv += torch.empty_like(x).uniform_(-eps, eps, generator=g)
+    elif start == "gaussian":
+        x_adv += torch.empty_like(x).normal_(0, 0.001, generator=g)
+    low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)      # ball and [0, 1] are boxes: so is their intersection
+    x_adv = x_adv.clamp(low, high)
+    with eval_mode(model), torch.enable_grad():
+        for _ in range(steps):
+            gradient, = torch.autograd.grad(objective(x_adv.requires_grad_()), x_adv)
+            x_adv = (x_adv.detach() + step * gradient.sign()).clamp(low, high)
+    return x_adv.detach()
+
+def cw(model, x, y, eps, step, steps=50, restarts=10, g=None):
+    """C&W's margin max_{j != y} z_j - z_y by L-inf PGD from uniform starts, only images still right moving; of the restarts
+    the perturbation of highest cross-entropy (as the paper's authors' later code has it). Otherwise as pgd."""
+    def margin(x_adv):
+        logits = model(x_adv)
+        true = logits.gather(1, y[:, None])[:, 0]
+        other = logits.scatter(1, y[:, None], -math.inf).amax(1)
+        return ((other - true) * (other < true)).sum()
+
+    best, highest = x, torch.full(y.shape, -math.inf, device=x.device)
+    for _ in range(restarts):
+        x_adv = pgd(model, x, margin, eps, step, steps, "uniform", g)
+        with torch.no_grad(), eval_mode(model):
+            loss = F.cross_entropy(model(x_adv), y, reduction="none")
+        best = torch.where((loss >= highest)[:, None, None, None], x_adv, best)
+        highest = torch.maximum(highest, loss)
+    return best
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Losses. S and T are student and teacher; o holds what a step has computed, logits (N, K):
+#   o.s_adv = S(x+delta), o.s_clean = S(x), o.s_minus = S(x-delta); o.t_adv, o.t_clean, o.t_minus: T's, without gradient;
+#   o.s_grad, o.t_grad: input gradients at x, for direct matching; o.done: the fraction of epochs finished.
+
+def kl(s, t, reduction="batchmean"):
+    """KL(softmax(t) || softmax(s)), which the paper writes KL(s || t): t is the target; both logits (N, K).
+
+    Never detaches, as some methods need the target's gradient; in log space, where that is finite for every target."""
+    return F.kl_div(F.log_softmax(s, 1), F.log_softmax(t, 1), reduction=reduction, log_target=True)
+
+# Inner maximisation, eq. 14-17: (S, T, x, y, o) -> objective(x_adv). o.t_clean is there if the outer loss reads it.
+
+def attack_ce(S, T, x, y, o):
+    return lambda x_adv: F.cross_entropy(S(x_adv), y)
+
+def attack_trades(S, T, x, y, o):
+    with eval_mode(S), torch.no_grad():
+        s_clean = S(x)
+    return lambda x_adv: kl(S(x_adv), s_clean)
+
+def attack_rslad(S, T, x, y, o):
+    return lambda x_adv: kl(S(x_adv), o.t_clean)
+
+def attack_adaad(S, T, x, y, o):
+    return lambda x_adv: kl(S(x_adv), T(x_adv))     # gradient through both
+
+# Outer loss: (o, y, constants) -> scalar.
+
+def loss_pgd_at(o, y):
+    return F.cross_entropy(o.s_adv, y)
+
+def loss_trades(o, y, beta):
+    return F.cross_entropy(o.s_clean, y) + beta * kl(o.s_adv, o.s_clean)
+
+def loss_ard(o, y, a, t):
+    loss = a * t**2 * kl(o.s_adv / t, o.t_clean / t)
+    return loss + (1 - a) * F.cross_entropy(o.s_clean, y) if a != 1 else loss
+
+def introspection(o, y, b):
+    """mean_i (1 - w_i) KL_i(S(x+d) || S(x)), w_i = p_T(y_i | x_i+d_i)^b: where the teacher errs, the student trusts itself."""
+    w = F.softmax(o.t_adv, 1).gather(1, y[:, None])[:, 0] ** b
+    return ((1 - w) * kl(o.s_adv, o.s_clean, "none").sum(1)).mean()
+
+def loss_iad(o, y, b, begin):
+    loss = kl(o.s_adv, o.t_clean)
+    return loss + introspection(o, y, b) if o.done >= begin else loss
+
+def loss_akd(o, y, lam):
+    mixture = lam * F.softmax(o.t_adv, 1) + (1 - lam) * F.one_hot(y, o.t_adv.shape[1])
+    return F.cross_entropy(o.s_adv, mixture)
+
+def loss_rslad(o, y, scale):
+    return scale * (5 / 6 * kl(o.s_adv, o.t_clean) + 1 / 6 * kl(o.s_clean, o.t_clean))
+
+def loss_adaad(o, y, lam):
+    loss = lam * kl(o.s_adv, o.t_adv)
+    return loss + (1 - lam) * kl(o.s_clean, o.t_clean) if lam != 1 else loss
+
+def loss_adaiad(o, y, b, begin, t):
+    loss = t**2 * kl(o.s_adv / t, o.t_adv / t)
+    return loss + introspection(o, y, b) if o.done >= begin else loss
+
+class Method(NamedTuple):
+    """A base method is this one entry; each of its constants is a flag, --METHOD-CONSTANT."""
+    inner: Callable
+    start: str
+    outer: Callable
+    constants: dict
+
+METHODS = {
+    "pgd-at": Method(attack_ce, "uniform", loss_pgd_at, dict()),                        # Madry 2018
+    "trades": Method(attack_trades, "gaussian", loss_trades, dict(beta=6.0)),           # Zhang 2019
+    "ard": Method(attack_ce, "uniform", loss_ard, dict(a=1.0, t=1.0)),                  # Goldblum 2020, whose code has t = 30
+    "iad": Method(attack_ce, "uniform", loss_iad, dict(b=0.1, begin=0.3)),              # Zhu 2022; begin: 60 of 200 epochs
+    "akd": Method(attack_ce, "uniform", loss_akd, dict(lam=0.5)),                       # Maroto 2022; the paper prints no lam
+    "rslad": Method(attack_rslad, "gaussian", loss_rslad, dict(scale=0.1)),             # Zi 2021, whose code has the 1/10
+    "adaad": Method(attack_adaad, "gaussian", loss_adaad, dict(lam=1.0)),               # Huang 2023
+    "adaiad": Method(attack_adaad, "gaussian", loss_adaiad, dict(b=0.1, begin=0.3, t=1.0)),     # Huang 2023; code: t = 30
+}
+
+TEACHER_INSIDE = attack_rslad, attack_adaad     # the attacks that --inner student replaces
+
+def igdm_loss(s_plus, s_minus, t_plus, t_minus, surrogate="kl"):
+    """L_IGDM, eq. 8: match the student's f(x+delta) - f(x-delta) = 2 J delta + small (eq. 3-6) to the teacher's.
+
+    Logits (N, K) of student and teacher at x+delta and at x-delta, the latter not clamped to [0, 1]; no gradient reaches
+    the teacher. surrogate: "kl", the differences taken as logits; "l1", "l2", mean norm of what differs. Returns a scalar."""
+    s, t = s_plus - s_minus, (t_plus - t_minus).detach()
+    return kl(s, t) if surrogate == "kl" else torch.linalg.vector_norm(s - t, ord=int(surrogate[1]), dim=1).mean()
+
+MATCH = {      # what is added to the base loss: (o, surrogate) -> scalar
+    "igdm": lambda o, surrogate: igdm_loss(o.s_adv, o.s_minus, o.t_adv, o.t_minus, surrogate),
+    "direct": lambda o, _: (o.s_grad - o.t_grad).flatten(1).square().sum(1).mean(),     # eq. 11, table 15
+    "trades-reg": lambda o, _: kl(o.s_adv, o.s_clean),                                  # table 16
+    "trades-like": lambda o, _: kl(o.s_adv, o.s_minus),                                 # table 16
+}
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+
+def ramp(alpha, epoch, epochs):
+    """T(alpha) = epoch / epochs * alpha, epoch counted from 1 (B.2)."""
+    return epoch / epochs * alpha
+
+def objective(cfg, epoch):
+    """Eq. 9 for one epoch: (o, y) -> (L_base, T(alpha) L_match), two scalars."""
+    outer = partial(METHODS[cfg.method].outer, **cfg.constants)
+    weight = ramp(cfg.alpha, epoch, cfg.ramp_epochs)
+
+    def loss(o, y):
+        o.done = (epoch - 1) / cfg.epochs
+        base = outer(o, y)
+        return base, weight * MATCH[cfg.match](o, cfg.surrogate) if cfg.match else torch.zeros_like(base)
+    return loss
+
+def outputs_read(loss):
+    """The names of those outputs that a loss (o, y) reads, found by calling it, so that no other is computed."""
+    names = set()
+
+    class Recorder:
+        def __getattr__(self, name):
+            names.add(name)
+            return torch.zeros(2, 3)
+    loss(Recorder(), torch.tensor([0, 1]))
+    return names
+
+def input_gradient(model, x, y):
+    """Gradient of each image's cross-entropy with its true label with respect to the image, of x's shape (N, C, H, W)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
+
+def forward(S, attacked, T, x, y, cfg, reads, g):
+    """Algorithm 1 up to the loss: delta by the base method's inner maximisation, then every output that the loss reads.
+
+    S in train mode; attacked, the same network in eval mode (models.fold); T in eval mode; x (N, C, H, W) in [0, 1], y (N,).
+    Each student pass is its own: x+delta, x, x-delta have batch statistics of their own, and move the running ones in this
+    order. S(x) runs even where no loss reads it, as in the code of ARD, IAD and AdaAD, so that these see clean images."""
+    o, method = SimpleNamespace(), METHODS[cfg.method]
+    if cfg.inner == "student":
+        method = method._replace(inner=attack_ce, start="uniform") if method.inner in TEACHER_INSIDE else method
+    with torch.no_grad():
+        o.t_clean = T(x) if "t_clean" in reads else None
+    x_adv = pgd(attacked, x, method.inner(attacked, T, x, y, o), cfg.eps, cfg.step_size, cfg.steps, method.start, g)
+    x_minus = x - (x_adv - x)                                   # not clamped
+    points = {name: point for name, point in (("t_adv", x_adv), ("t_minus", x_minus)) if name in reads}
+    if points:                                                  # statistics are fixed in T: its passes can share a batch
+        with torch.no_grad():
+            vars(o).update(zip(points, T(torch.cat(list(points.values()))).chunk(len(points))))
+    o.s_adv = S(x_adv)
+    if "s_grad" in reads:
+        o.t_grad = input_gradient(T, x, y)
+        x = x.detach().requires_grad_()
+    with torch.set_grad_enabled(bool(reads & {"s_clean", "s_grad"})):
+        o.s_clean = S(x)
+    if "s_grad" in reads:
+        o.s_grad, = torch.autograd.grad(F.cross_entropy(o.s_clean, y, reduction="sum"), x, create_graph=True)
+    if "s_minus" in reads:
+        o.s_minus = S(x_minus)
+    return o
+
+def train(S, T, data, cfg, out, stop):
+    """Train the student S to the end of cfg.epochs, going on from out/last.pt if there is one.
+
+    Halts with 3 on a loss that is not finite and, once stop.signal is set, with 128 + signal after a checkpoint."""
+    device, n = data.y_train.device, len(data.y_train)
+    steps = n // cfg.batch                                      # the last partial batch is dropped
+    optimizer = torch.optim.SGD(S.parameters(), lr=cfg.lr, momentum=0.9, weight_decay=cfg.weight_decay)
+    state = dict(epoch=1, step=0, sums=torch.zeros(2, dtype=torch.float64), log=[])
+    if before := read_checkpoint(out):
+        state = before
+        S.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        if state["epoch"] <= cfg.epochs:
+            print(f"going on from epoch {state['epoch']}, step {state['step']} of {steps}")
+    log, attacked, saved = state["log"], None, time.monotonic()
+
+    def checkpoint(epoch, step, sums, over=False):
+        if not torch.isfinite(sums).all():
+            raise Halt(3, f"the loss of {cfg.method} is not finite in epoch {epoch}, by step {step} of {steps}; {out} keeps the "
+                          "last good state: look at its log.jsonl, and try a smaller --lr or --alpha")
+        if (out / "last.pt").exists():                          # the one before stays until the new one is whole
+            os.replace(out / "last.pt", out / "previous.pt")
+        state = dict(epoch=epoch + over, step=0 if over else step, sums=torch.zeros_like(sums) if over else sums, log=log,
+                     student=S.state_dict(), optimizer=optimizer.state_dict())
+        write_atomic(out / "last.pt", lambda file: torch.save(state, file))
+        write_atomic(out / "log.jsonl", lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in log))
+
+    S.train()
+    for epoch in range(state["epoch"], cfg.epochs + 1):
+        first, sums = state["step"], state["sums"].to(device)
+        state.update(step=0, sums=torch.zeros_like(sums))
+        for group in optimizer.param_groups:
+            group["lr"] = cfg.lr * 0.1 ** sum(epoch > drop for drop in cfg.drops)
+        loss = objective(cfg, epoch)
+        reads = outputs_read(loss)
+        order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
+        started = shown = time.monotonic()
+        with tqdm(range(first, steps), f"epoch {epoch}/{cfg.epochs}", steps, initial=first, leave=False, disable=None,
+                  unit=" images", unit_scale=cfg.batch) as bar:
+            for step in bar:
+                g = generator(device, cfg.seed, epoch, step)
+                index = order[step * cfg.batch:(step + 1) * cfg.batch]
+                x, y = to_float(augment(data.x_train[index], cfg.augment, g)), data.y_train[index]
+                attacked = models.fold(S, attacked)
+                base, match = loss(forward(S, attacked, T, x, y, cfg, reads, g), y)
+                optimizer.zero_grad()
+                (base + match).backward()
+                optimizer.step()
+                sums += torch.stack((base, match)).detach()     # looked at rarely: a look waits for the device
+                now = time.monotonic()
+                if stop.signal or now - saved > SAVE_EVERY:
+                    checkpoint(epoch, step + 1, sums)
+                    saved = now
+                if stop.signal:
+                    raise Halt(128 + stop.signal, INTERRUPTED)
+                if not bar.disable and now - shown > 1:
+                    bar.set_postfix(loss=sums.sum().item() / (step + 1), refresh=False)
+                    shown = now
+        seconds = time.monotonic() - started
+        base, match = (sums / steps).tolist()
+        row = dict(epoch=epoch, lr=optimizer.param_groups[0]["lr"], weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs),
+                   loss=base + match, loss_base=base, loss_match=match, **probe(S, T, data, cfg))
+        print(f"epoch {epoch}/{cfg.epochs}", *(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch"),
+              f"{seconds:.1f} s", sep="  ", flush=True)
+        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=(steps - first) * cfg.batch / seconds,
+                                         probe_seconds=time.monotonic() - started - seconds)))
+        checkpoint(epoch, steps, sums, over=True)
+        if epoch == math.ceil(cfg.epochs / 10) and row.get("clean", 100) < 150 / data.classes:
+            print(f"warning: after {epoch} epochs the student is near chance, {row['clean']:.1f} % on {cfg.probe} clean test images",
+                  file=sys.stderr)
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Evaluation
+
+ATTACKS = "clean", "fgsm", "pgd", "cw", "aa"
+
+def gradient_alignment(S, T, x, y):
+    """GD and GC (table 4) per image: L2 distance and cosine similarity of the two input gradients; and their norms."""
+    s, t = (input_gradient(model, x, y).flatten(1) for model in (S, T))
+    return dict(gd=(s - t).norm(dim=1), gc=F.cosine_similarity(s, t), gradient_student=s.norm(dim=1),
+                gradient_teacher=t.norm(dim=1))
+
+def point_wise_distance(S, T, x):
+    """Eq. 10 at perturbed images x (N, C, H, W): L2 norm of the difference of the two softmax outputs, (N,)."""
+    return (F.softmax(T(x), 1) - F.softmax(S(x), 1)).norm(dim=1)
+
+def remainder(model, x, eps, g):
+    """Figure 2: ||f(x+e) - f(x) - J e|| / ||f(x+e)||, (N,); e uniform in [-eps, eps], J e by forward-mode differentiation."""
+    e = torch.empty_like(x).uniform_(-eps, eps, generator=g)
+    with warnings.catch_warnings(action="ignore"):              # torch's, about its own forward mode
+        f, je = torch.func.jvp(model, (x,), (e,))
+    moved = model(x + e)
+    return (moved - f - je).norm(dim=1) / moved.norm(dim=1)
+
+def autoattack(model, x, y, classes, eps, seed):
+    """(N,) bool, the images that withstand AutoAttack, standard version, in its authors' package (Croce & Hein 2020)."""
+    from pyautoattack import AutoAttack
+    logger, handler = logging.getLogger("auto-attack"), logging.StreamHandler()
+    handler.addFilter(lambda record: "accuracy" in record.getMessage() or record.levelno > logging.INFO)
+    logger.setLevel(logging.DEBUG)
+    logger.handlers, logger.propagate = [handler], False
+    adversary = AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=seed, device=x.device)
+    # its targeted attacks go for the 9 likeliest other classes, and fail where there are fewer
+    adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, classes - 1)
+    return adversary.run_standard_evaluation(x, y, batch_size=250)[1] == y
+
+def pick_test(data, n):
+    """Indices of n test images, class-balanced, on the data's device."""
+    return torch.from_numpy(balanced_subset(data.y_test.cpu().numpy(), n)).to(data.y_test.device)
+
+def probe(S, T, data, cfg):
+    """What is logged after an epoch, on cfg.probe test images: clean and PGD-10 accuracy, remainder, and GD, GC to T."""
+    if not cfg.probe:
+        return {}
+    keep = pick_test(data, cfg.probe)
+    x, y = to_float(data.x_test[keep]), data.y_test[keep]
+    S, g = models.fold(S), generator(x.device, cfg.seed, "probe")           # the same images and noise after each epoch
+    with torch.no_grad():
+        x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
+        row = dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
+                   remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {}))
+    return {name: values.mean().item() for name, values in row.items()}
+
+def evaluate(S, teachers, data, cfg, out):
+    """Measure S, and to each of teachers (name -> model) GD, GC and point-wise distance; returns what result.json holds.
+
+    Each metric is put into out/result.json with its n as soon as it is known; what is there for the same weights is not
+    measured again. out/outcomes.npz keeps the outcome of every attack per image."""
+    n, device, eps, step = len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
+    result, outcomes = dict(student=cfg.student, weights=fingerprint(S), metrics={}, timing={}), {}
+    if (out / "result.json").exists():
+        before = json.loads((out / "result.json").read_text())
+        if before["weights"] == result["weights"]:
+            result = before
+            outcomes = dict(np.load(out / "outcomes.npz")) if (out / "outcomes.npz").exists() else {}
+    S = models.fold(S)
+
+    def measure(name, function, subset=None, **settings):
+        """Means over the test set, or a subset in one piece, of what function(x, y, g) gives: a dict of (batch,) tensors."""
+        settings = dict(n=n if subset is None else len(subset), eps=eps, **settings)
+        if dict(result["metrics"].get(name, {}), value=None) == dict(settings, value=None):
+            return
+        started, parts = time.monotonic(), []
+        pieces = torch.arange(n, device=device).split(250) if subset is None else [subset]
+        for i, piece in enumerate(tqdm(pieces, name, leave=False, disable=None)):
+            parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], generator(device, cfg.seed, name, i)))
+        for key in parts[0]:
+            values = torch.cat([part[key] for part in parts])
+            if not values.isfinite().all():
+                raise Halt(3, f"{key} of {cfg.student} is not finite")
+            percent = values.dtype == torch.bool
+            result["metrics"][key] = dict(settings, value=values.double().mean().item() * (100 if percent else 1))
+            if percent:
+                outcomes[key] = values.cpu().numpy()
+                write_atomic(out / "outcomes.npz", lambda file: np.savez(file, **outcomes))
+        result["timing"][name] = time.monotonic() - started
+        write_json(out / "result.json", result)
+
+    def accuracy(name, attack):
+        if name in cfg.attacks:
+            measure(name, lambda x, y, g: {name: S(attack(x, y, g)).argmax(1) == y})
+
+    def point_wise(x, y, g):
+        method = METHODS[cfg.method]
+        objective = method.inner(S, T, x, y, SimpleNamespace(t_clean=T(x)))
+        uniform = x + torch.empty_like(x).uniform_(-eps, eps, generator=g)
+        return {f"point_uniform@{teacher}": point_wise_distance(S, T, uniform),
+                f"point_adv@{teacher}": point_wise_distance(S, T, pgd(S, x, objective, eps, step, 20, method.start, g))}
+
+    with torch.no_grad():
+        accuracy("clean", lambda x, y, g: x)
+        accuracy("fgsm", lambda x, y, g: pgd(S, x, attack_ce(S, None, x, y, None), eps, eps, 1, None))
+        accuracy("pgd", lambda x, y, g: pgd(S, x, attack_ce(S, None, x, y, None), eps, step, 20, "uniform", g))
+        accuracy("cw", lambda x, y, g: cw(S, x, y, eps, step, 50, cfg.preset.cw_restarts, g))
+        measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
+        for teacher, T in teachers.items():
+            measure(f"gd@{teacher}", lambda x, y, g: {f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()})
+            measure(f"point_adv@{teacher}", point_wise, method=cfg.method)
+        if "aa" in cfg.attacks:
+            measure("aa", lambda x, y, g: {"aa": autoattack(S, x, y, data.classes, eps, cfg.seed)},
+                    pick_test(data, min(cfg.aa_n or n, n)))
+    return result
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a run leaves: config.json, log.jsonl, last.pt, student.pt, result.json, outcomes.npz
+
+INTERRUPTED = "interrupted; the same command goes on from here"
+
+class Halt(BaseException):
+    """(exit code, message): 3 a number is not finite, 75 the folder is busy, 130, 143 a signal. No library may swallow it."""
+
+def one_line(error):
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+def refuse(*cases):
+    """Raise UserError with the message of the first of (condition, message) whose condition holds."""
+    for wrong, message in cases:
+        if wrong:
+            raise UserError(message)
+
+def write_atomic(path, write):
+    """Call write(binary file) such that path is either as before or complete and on the disk, whatever happens meanwhile."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:                    # torch.save reports a full disk as RuntimeError
+        raise UserError(f"cannot write {path}, what was there is kept: {one_line(error.__context__ or error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+def write_json(path, value):
+    write_atomic(path, lambda file: file.write(json.dumps(value, indent=1, default=str).encode() + b"\n"))
+
+def read_checkpoint(out):
+    """The newest checkpoint in out that is whole; None if there is none. Raises UserError if all are damaged."""
+    paths = [path for path in (out / "last.pt", out / "previous.pt") if path.exists()]
+    for path in paths:
+        try:
+            return models.read_file(path)
+        except UserError as error:
+            print(f"{error}; looking for the one before", file=sys.stderr)
+    refuse((paths, f"no checkpoint in {out} is whole; --fresh starts anew"))
+
+@contextlib.contextmanager
+def locked(out, wait=False):
+    """The folder out, made if need be, for this process alone, as long as it lives; or halts with 75, unless told to wait."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Halt(75, f"another process works in {out}") from None
+        yield
+
+def fingerprint(model):
+    """sha256 of a model's state dict, names and values."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+def claim(out, cfg, training):
+    """Write config.json, or check that out holds this very run: the same training, whatever is measured and wherever."""
+    path = out / "config.json"
+    if cfg.fresh and path.exists():
+        old = next(p for i in itertools.count(1) if not (p := out.with_name(f"{out.name}.{i}")).exists())
+        old.mkdir()
+        for file in [file for file in out.iterdir() if file.name != ".lock"]:
+            file.rename(old / file.name)
+        print(f"what {out} held is now in {old}")
+    if path.exists():
+        before = json.loads(path.read_text())["training"]
+        changed = [f"{name} was {before.get(name)}, is {value}" for name, value in training.items() if value != before.get(name)]
+        refuse((changed, f"{out} holds another run ({'; '.join(changed)}): give another --out, or --fresh to put it aside"))
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    gpu = torch.cuda.get_device_name(cfg.device) if cfg.device != "cpu" else None
+    tf32 = bool(gpu and torch.backends.cudnn.allow_tf32)
+    write_json(path, dict(training=training, settings={k: v for k, v in vars(cfg).items() if k not in training}, environment=dict(
+        commit=commit.stdout.strip(), python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, gpu=gpu,
+        platform=platform.platform(), cores=os.cpu_count(), precision="float32" + ", convolutions in TF32" * tf32)))
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Command line
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):   # one line, without the usage
+        raise UserError(message)
+
+def at_least(low, kind=int, high=math.inf):
+    """An argparse type: a number in [low, high], an int, or a float that may be written as a fraction."""
+    def number(text):
+        try:
+            value = int(text) if kind is int else float(Fraction(text))
+        except (ValueError, ArithmeticError):
+            value = math.nan
+        if not low <= value <= min(high, sys.float_info.max):
+            raise argparse.ArgumentTypeError(f"{text} is not a{' whole' * (kind is int)} number from {low} to {high}")
+        return value
+    return number
+
+def make_parser():
+    p = Parser(prog="igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False,
+               epilog="What is not given follows the paper, by data set, student, teacher and method.")
+    add, count, natural, real, positive = p.add_argument, at_least(1), at_least(0), at_least(0, float), at_least(1e-9, float)
+    add("--method", choices=METHODS, default="rslad", help="base method (default rslad)")
+    add("--igdm", action="store_const", const="igdm", dest="match", help="add the IGDM term, eq. 8: --match igdm")
+    add("--match", choices=MATCH, help="the term to add; those but igdm are the ablations of tables 15 and 16")
+    add("--surrogate", choices=("kl", "l1", "l2"), help="distance in the IGDM term (default kl)")
+    add("--alpha", type=real, help="weight of the added term in the last epoch (default appendix B.2)")
+    add("--ramp-epochs", type=count, help="epochs in which T(alpha) reaches alpha (default all; circulating code 200)")
+    add("--inner", choices=("teacher", "student"), help="student: attack by cross-entropy on the student alone (table 6)")
+    for name, method in METHODS.items():
+        for constant, value in method.constants.items():
+            add(constant_flag(f"{name}.{constant}"), type=real, dest=f"{name}.{constant}", metavar="X", help=f"default {value:g}")
+    add("--dataset", default="cifar100", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
+    add("--data-dir", type=Path, default=Path("data"), help="for data sets and teachers (default data)")
+    add("--limit-train", type=count, metavar="N", help="class-balanced subset of the training images")
+    add("--limit-test", type=count, metavar="N", help="class-balanced subset of the test images")
+    add("--augment", choices=("crop-flip", "crop", "none"), help="default crop-flip; digits crop")
+    add("--student", help="rn18, mnv2, parn18, wrn-D-W, wrn-D-W-silu or PACKAGE.MODULE:FUNCTION (default rn18)")
+    add("--teacher", help="bdm, ltd, ltd2, ikl; pgd-at, trained first by this script; the path of a checkpoint; "
+        "robustbench:NAME; with --eval-only several, with commas (default by data set)")
+    add("--teacher-arch", help="of --teacher PATH or pgd-at, named as students are (default config.json beside it; by data set)")
+    add("--teacher-epochs", type=count, help="epochs of --teacher pgd-at (default by data set)")
+    add("--epochs", type=count, help="default 200; rslad 300; svhn 50; tiny-imagenet 100; lr drops and iad's begin scale with it")
+    add("--drops", help="epochs after which lr is divided by 10 (default B.1, as in 100,150)")
+    add("--batch", type=at_least(2), help="default 128")
+    add("--lr", type=positive, help="default 0.1")
+    add("--weight-decay", type=real, help="default 5e-4; circulating code 2e-4")
+    add("--eps", type=at_least(1e-9, float, 1), help="L-inf radius of all attacks (default 8/255; digits 24/255)")
+    add("--step-size", type=positive, help="step of PGD and C&W (default eps/4, the paper's 2/255)")
+    add("--steps", type=natural, default=STEPS, help=f"PGD steps in training (default {STEPS})")
+    add("--seed", type=natural, default=0, help="default 0")
+    add("--attacks", default=",".join(ATTACKS), help=f"what to measure at the end (default {','.join(ATTACKS)})")
+    add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all; digits 100)")
+    add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 50 training images)")
+    add("--eval-only", metavar="CKPT", help="measure a checkpoint, or a named teacher, instead of training")
+    add("--out", type=Path, help="folder of the run (default runs/NAME)")
+    add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
+    add("--threads", type=count, help="CPU threads (default torch's)")
+    return p
+
+def constant_flag(name):
+    return "--" + name.replace(".lam", ".lambda").replace(".", "-")
+
+def default_alpha(cfg):
+    """B.2's value, or that of the nearest row that it has, which is then said."""
+    if cfg.match in ALPHA_ABLATION:
+        return ALPHA_ABLATION[cfg.match]
+    dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
+    row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
+    alpha = ALPHA[row][ALPHA_COLUMNS.index("adaad" if cfg.method == "adaiad" else cfg.method)]
+    if row != (cfg.dataset, cfg.student, cfg.teacher):
+        print(f"alpha {alpha:g}: the paper prints none for {cfg.dataset}, {cfg.student}, {cfg.teacher}; this is that of "
+              f"{', '.join(row)}, the nearest; --alpha sets another")
+    return alpha
+
+def resolve(argv):
+    """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
+    cfg = make_parser().parse_args(argv)
+    cfg.preset, method = DATASETS.get(cfg.dataset, OWN_DATA), METHODS[cfg.method]
+    teacher_inside = method.inner in TEACHER_INSIDE
+    constants = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
+    foreign = [name for name, value in constants.items() if value is not None and not name.startswith(cfg.method + ".")]
+    cfg.attacks = cfg.attacks.split(",")
+    refuse(
+        (not cfg.dataset.endswith(".npz") and cfg.dataset not in DATASETS,
+         f"--dataset {cfg.dataset}: not one of {', '.join(DATASETS)}, nor the path of an .npz"),
+        (set(cfg.attacks) - set(ATTACKS), f"--attacks {','.join(cfg.attacks)}: choose from {','.join(ATTACKS)}"),
+        (cfg.surrogate and cfg.match != "igdm", "--surrogate belongs to --igdm"),
+        (not cfg.match and (cfg.alpha, cfg.ramp_epochs) != (None, None),
+         "--alpha and --ramp-epochs weigh the term that --igdm or --match adds: give one of these too"),
+        (cfg.inner and not teacher_inside, f"--inner: the attack of {cfg.method} has no teacher in it; those of "
+         f"{', '.join(name for name, m in METHODS.items() if m.inner in TEACHER_INSIDE)} have"),
+        (foreign, f"{', '.join(map(constant_flag, foreign))} does not belong to --method {cfg.method}"),
+        (cfg.drops and not re.fullmatch(r"\d+(,\d+)*", cfg.drops), f"--drops {cfg.drops}: must be epochs, as in 100,150"),
+        (cfg.device != "cpu" and not (re.fullmatch(r"cuda(:\d+)?", cfg.device) and torch.cuda.is_available()),
+         f"--device {cfg.device}: there is cpu{', cuda, cuda:N' * torch.cuda.is_available()}"))
+
+    cfg.constants = {name: value if (given := constants[f"{cfg.method}.{name}"]) is None else given
+                     for name, value in method.constants.items()}
+    for name in ("lr", "batch", "weight_decay", "eps", "augment", "aa_n"):
+        if getattr(cfg, name) is None:
+            setattr(cfg, name, getattr(cfg.preset, name))
+    cfg.student = cfg.student or (None if cfg.eval_only else cfg.preset.student)
+    cfg.surrogate, cfg.inner = cfg.surrogate or "kl", cfg.inner or ("teacher" if teacher_inside else "student")
+    cfg.step_size = cfg.step_size or cfg.eps / 4
+    epochs, drops = RSLAD_SCHEDULE.get(cfg.dataset, cfg.preset[:2]) if cfg.method == "rslad" else cfg.preset[:2]
+    cfg.epochs = cfg.epochs or epochs
+    cfg.ramp_epochs = cfg.ramp_epochs or cfg.epochs
+    cfg.drops = ([-(-drop * cfg.epochs // epochs) for drop in drops] if cfg.drops is None       # in proportion, rounded up
+                 else [int(drop) for drop in cfg.drops.split(",") if drop])
+
+    alpha, cfg.alpha = cfg.alpha, 1.0
+    reads = outputs_read(objective(cfg, 1)) | outputs_read(objective(cfg, cfg.epochs))
+    needed = not cfg.eval_only and (cfg.inner == "teacher" or any(name.startswith("t_") for name in reads))
+    given = cfg.teacher or (cfg.preset.teacher if needed else None)
+    cfg.teachers = given.split(",") if given else []
+    published = [teacher for dataset, teacher in TEACHERS if dataset == cfg.dataset]
+    files = [teacher for teacher in cfg.teachers if Path(teacher).is_file()]
+    unknown = [t for t in cfg.teachers if t not in (*published, *files, "pgd-at") and not t.startswith("robustbench:")]
+    refuse(
+        (needed and not given,
+         f"{cfg.method}{f' with {cfg.match}' if cfg.match else ''} needs a teacher, and {cfg.dataset} has none to fetch: give "
+         "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
+        (unknown, f"--teacher {','.join(unknown)}: no such file, and for {cfg.dataset} there are "
+         f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
+        (len(cfg.teachers) > 1 and not cfg.eval_only, f"--teacher {given}: several only with --eval-only"),
+        (cfg.teacher_arch and not files and "pgd-at" not in cfg.teachers,
+         "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
+        (cfg.teacher_epochs and "pgd-at" not in cfg.teachers, "--teacher-epochs belongs to --teacher pgd-at"))
+    cfg.teacher = cfg.teachers[0] if needed else None
+    cfg.alpha = 0.0 if not cfg.match or cfg.eval_only else default_alpha(cfg) if alpha is None else alpha
+    if not cfg.out:
+        words = [Path(cfg.dataset).stem, cfg.student, Path(cfg.teacher or "").stem, cfg.method + (f"+{cfg.match}" * bool(cfg.match)),
+                 f"s{cfg.seed}"]
+        words = ["eval", *Path(cfg.eval_only).with_suffix("").parts[-2:]] if cfg.eval_only else words
+        cfg.out = Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
+    return cfg
+
+TRAINING = ("method", "match", "surrogate", "alpha", "ramp_epochs", "inner", "constants", "dataset", "limit_train", "augment",
+            "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed")   # a run's identity
+
+def load_network(source, arch, cfg, build):
+    """A frozen network in eval mode: a named teacher, or a checkpoint with its architecture, which config.json beside it may say."""
+    beside = Path(source).parent / "config.json"
+    if source.startswith("robustbench:"):
+        model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
+    else:
+        path = source
+        if (cfg.dataset, source) in TEACHERS:
+            arch, drive_id = TEACHERS[cfg.dataset, source]
+            path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
+        elif not arch and beside.exists():
+            arch = json.loads(beside.read_text())["training"]["student"]
+        refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
+        model = build(arch)
+        models.load_state(model, path, arch)
+    return model.eval().requires_grad_(False)
+
+def pgd_at_teacher(cfg, stop):
+    """The checkpoint of --teacher pgd-at: an ordinary run of this script, seed 0, in a folder of its own, made first if need be."""
+    arch = cfg.teacher_arch or cfg.preset.teacher_arch
+    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, "eps": cfg.eps if cfg.eps != cfg.preset.eps else None}
+    flags = {flag: value for flag, value in flags.items() if value}
+    out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *(f"{k}{v:.4g}" for k, v in flags.items())])
+    if not (out / "student.pt").exists():
+        argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir), "--attacks",
+                "clean,pgd", "--device", cfg.device, "--out", str(out), *(w for k, v in flags.items() for w in (f"--{k}", str(v)))]
+        print(f"a teacher first: python igdm.py {' '.join(argv)}", flush=True)
+        run(argv, stop, wait=True)
+    return str(out / "student.pt")
+
+def run(argv, stop, wait=False):
+    """One command: data, networks, training or --eval-only, evaluation."""
+    cfg = resolve(argv)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
+    refuse((cfg.batch > len(data.y_train) and not cfg.eval_only, f"--batch {cfg.batch}: of {len(data.y_train)} training images"))
+    cfg.probe = min(len(data.y_train) // 50 if cfg.probe is None else cfg.probe, len(data.y_test))
+
+    def build(arch):
+        model = models.build(arch, data.classes, data.x_train.shape[1], cfg.preset.mean, cfg.preset.std)
+        return model.to(cfg.device, memory_format=torch.channels_last)
+
+    torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
+    S = load_network(cfg.eval_only, cfg.student, cfg, build) if cfg.eval_only else build(cfg.student)
+    with torch.no_grad(), eval_mode(S):
+        shape = tuple(S(to_float(data.x_train[:2])).shape)
+    refuse((shape != (2, data.classes), f"--student {cfg.student} gives {shape} for 2 images, not (2, {data.classes}) logits"))
+    teachers = {Path(name).stem if Path(name).is_file() else name:
+                load_network(pgd_at_teacher(cfg, stop) if name == "pgd-at" else name, cfg.teacher_arch, cfg, build)
+                for name in cfg.teachers}
+    T = next(iter(teachers.values()), None)
+    with locked(cfg.out, wait):
+        print(cfg.out, flush=True)
+        if not cfg.eval_only:
+            training = dict({name: getattr(cfg, name) for name in TRAINING}, teacher=cfg.teacher and [cfg.teacher, fingerprint(T)],
+                            threads=torch.get_num_threads() if cfg.device == "cpu" else None)
+            claim(cfg.out, cfg, json.loads(json.dumps(training)))
+            stop.deferred = True
+            train(S, T, data, cfg, cfg.out, stop)
+            stop.deferred = False
+            write_atomic(cfg.out / "student.pt", lambda file: torch.save(S.state_dict(), file))
+        result = evaluate(S, teachers, data, cfg, cfg.out)
+    for name, entry in result["metrics"].items():
+        print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
+
+def main(argv=None):
+    """Run one command; returns the exit code: 0, 2 for what the user can mend, or as Halt says."""
+    stop = SimpleNamespace(signal=None, deferred=False)
+
+    def on_signal(number, frame):   # training finishes its step and saves; elsewhere, or the second time, at once
+        if not stop.deferred or stop.signal:
+            raise Halt(128 + number, INTERRUPTED)
+        stop.signal = number
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run(sys.argv[1:] if argv is None else argv, stop)
+        return 0
+    except UserError as error:
+        code, message = 2, f"error: {error}"
+    except OSError as error:
+        code, message = 2, f"error: {error.filename}: {error.strerror}"
+    except Halt as halt:
+        code, message = halt.args
+    except torch.OutOfMemoryError:
+        code, message = 1, "out of memory: give a smaller --batch, or --probe"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    print(f"igdm.py: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
