@@ -34,6 +34,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import models
-from models import UserError
+from models import UserError, one_line
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The paper's constants
@@ -88,14 +89,14 @@ RSLAD_SCHEDULE = dict.fromkeys(("cifar10", "cifar100"), (300, (215, 260, 285)))
 STEPS = 10                                              # of PGD in training, each eps/4, that is 2/255
 SAVE_EVERY = 300                                        # seconds between checkpoints inside an epoch
 
-TEACHERS = {   # table 1, RobustBench's checkpoints: architecture, Google Drive id
-    ("cifar100", "bdm"): ("wrn-28-10-silu", "1-jOu3wKWyw0XnBCXDGR32xn8Bw9GTJgh"),       # Wang2023Better_WRN-28-10
-    ("cifar100", "ikl"): ("wrn-28-10-silu", "15BwWdWbNfoarTEWWugicOVkTjh3nXH36"),       # Cui2023Decoupled_WRN-28-10
-    ("cifar100", "ltd"): ("wrn-34-10", "1-I4NZyULdEWH46b4EaCTxuuRo4eFXsg_"),            # Chen2021LTD_WRN34_10
-    ("cifar10", "bdm"): ("wrn-28-10-silu", "1-6MYKJdECDVGaWjj6GgqvaT95BGKhUvI"),        # Wang2023Better_WRN-28-10
-    ("cifar10", "ikl"): ("wrn-28-10-silu", "1-AaTrYt23WJFR22hXgBd-i6kjpsz6Hf2"),        # Cui2023Decoupled_WRN-28-10
-    ("cifar10", "ltd"): ("wrn-34-10", "1-0RoQKYvHLNh7hZ71wJjSit1XtrJQo9D"),             # Chen2021LTD_WRN34_10
-    ("cifar10", "ltd2"): ("wrn-34-20", "1-5JmY9rapuGwCUc2nPvy7Rb_sn_dHhFm"),            # Chen2021LTD_WRN34_20
+TEACHERS = {   # table 1, RobustBench's checkpoints: architecture, Google Drive id, clean accuracy in percent
+    ("cifar100", "bdm"): ("wrn-28-10-silu", "1-jOu3wKWyw0XnBCXDGR32xn8Bw9GTJgh", 72.58),    # Wang2023Better_WRN-28-10
+    ("cifar100", "ikl"): ("wrn-28-10-silu", "15BwWdWbNfoarTEWWugicOVkTjh3nXH36", 73.8),     # Cui2023Decoupled_WRN-28-10
+    ("cifar100", "ltd"): ("wrn-34-10", "1-I4NZyULdEWH46b4EaCTxuuRo4eFXsg_", 64.07),         # Chen2021LTD_WRN34_10
+    ("cifar10", "bdm"): ("wrn-28-10-silu", "1-6MYKJdECDVGaWjj6GgqvaT95BGKhUvI", 92.44),     # Wang2023Better_WRN-28-10
+    ("cifar10", "ikl"): ("wrn-28-10-silu", "1-AaTrYt23WJFR22hXgBd-i6kjpsz6Hf2", 92.16),     # Cui2023Decoupled_WRN-28-10
+    ("cifar10", "ltd"): ("wrn-34-10", "1-0RoQKYvHLNh7hZ71wJjSit1XtrJQo9D", 85.21),          # Chen2021LTD_WRN34_10
+    ("cifar10", "ltd2"): ("wrn-34-20", "1-5JmY9rapuGwCUc2nPvy7Rb_sn_dHhFm", None),          # Chen2021LTD_WRN34_20
 }
 ALPHA_COLUMNS = "pgd-at", "trades", "ard", "iad", "akd", "rslad", "adaad"               # adaiad shares adaad's
 ALPHA = {      # B.2
@@ -339,7 +340,7 @@ def loss_ard(o, y, a, t):
     return loss + (1 - a) * F.cross_entropy(o.s_clean, y) if a != 1 else loss
 
 def introspection(o, y, b):
-    """mean_i (1 - w_i) KL_i(S(x+d) || S(x)), w_i = p_T(y_i | x_i+d_i)^b: where the teacher errs, the student trusts itself."""
+    """mean_i (1 - w_i) KL_i(S(x+d) || S(x)), w_i = p_T(y_i | x_i+d_i)^b: it trusts itself where T errs."""
     w = F.softmax(o.t_adv, 1).gather(1, y[:, None])[:, 0] ** b
     return ((1 - w) * kl(o.s_adv, o.s_clean, "none").sum(1)).mean()
 
@@ -380,7 +381,13 @@ METHODS = {
     "adaiad": Method(attack_adaad, "gaussian", loss_adaiad, dict(b=0.1, begin=0.3, t=1.0)),     # Huang 2023; code: t = 30
 }
 
-TEACHER_INSIDE = attack_rslad, attack_adaad     # the attacks that --inner student replaces
+TEACHER_INSIDE = attack_rslad, attack_adaad     # attacks for which --inner student (table 6) puts the student's own
+
+def inner_maximisation(cfg):
+    """The (attack, start) of cfg.method and cfg.inner."""
+    method = METHODS[cfg.method]
+    own = cfg.inner == "student" and method.inner in TEACHER_INSIDE
+    return (attack_ce, "uniform") if own else (method.inner, method.start)
 
 def igdm_loss(s_plus, s_minus, t_plus, t_minus, surrogate="kl"):
     """L_IGDM, eq. 8: match the student's f(x+delta) - f(x-delta) = 2 J delta + small (eq. 3-6) to the teacher's.
@@ -438,12 +445,10 @@ def forward(S, attacked, T, x, y, cfg, reads, g):
     S in train mode; attacked, the same network in eval mode (models.fold); T in eval mode; x (N, C, H, W) in [0, 1], y (N,).
     Each student pass is its own: x+delta, x, x-delta have batch statistics of their own, and move the running ones in this
     order. S(x) runs even where no loss reads it, as in the code of ARD, IAD and AdaAD, so that these see clean images."""
-    o, method = SimpleNamespace(), METHODS[cfg.method]
-    if cfg.inner == "student":
-        method = method._replace(inner=attack_ce, start="uniform") if method.inner in TEACHER_INSIDE else method
+    (attack, start), o = inner_maximisation(cfg), SimpleNamespace()
     with torch.no_grad():
         o.t_clean = T(x) if "t_clean" in reads else None
-    x_adv = pgd(attacked, x, method.inner(attacked, T, x, y, o), cfg.eps, cfg.step_size, cfg.steps, method.start, g)
+    x_adv = pgd(attacked, x, attack(attacked, T, x, y, o), cfg.eps, cfg.step_size, cfg.steps, start, g)
     x_minus = x - (x_adv - x)                                   # not clamped
     points = {name: point for name, point in (("t_adv", x_adv), ("t_minus", x_minus)) if name in reads}
     if points:                                                  # statistics are fixed in T: its passes can share a batch
@@ -479,8 +484,8 @@ def train(S, T, data, cfg, out, stop):
 
     def checkpoint(epoch, step, sums, over=False):
         if not torch.isfinite(sums).all():
-            raise Halt(3, f"the loss of {cfg.method} is not finite in epoch {epoch}, by step {step} of {steps}; {out} keeps the "
-                          "last good state: look at its log.jsonl, and try a smaller --lr or --alpha")
+            raise Halt(3, f"the loss of {cfg.method} is not finite in epoch {epoch}, by step {step} of {steps}; the last good "
+                          f"state is kept in {out}: see its log.jsonl, and try a smaller --lr or --alpha")
         if (out / "last.pt").exists():                          # the one before stays until the new one is whole
             os.replace(out / "last.pt", out / "previous.pt")
         state = dict(epoch=epoch + over, step=0 if over else step, sums=torch.zeros_like(sums) if over else sums, log=log,
@@ -523,13 +528,13 @@ def train(S, T, data, cfg, out, stop):
         base, match = (sums / steps).tolist()
         row = dict(epoch=epoch, lr=optimizer.param_groups[0]["lr"], weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs),
                    loss=base + match, loss_base=base, loss_match=match, **probe(S, T, data, cfg))
-        print(f"epoch {epoch}/{cfg.epochs}", *(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch"),
-              f"{seconds:.1f} s", sep="  ", flush=True)
+        shown = [f"{name} {row[name]:.4g}" for name in ("lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if name in row]
+        print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
         log.append(dict(row, timing=dict(seconds=seconds, images_per_second=(steps - first) * cfg.batch / seconds,
                                          probe_seconds=time.monotonic() - started - seconds)))
         checkpoint(epoch, steps, sums, over=True)
-        if epoch == math.ceil(cfg.epochs / 10) and row.get("clean", 100) < 150 / data.classes:
-            print(f"warning: after {epoch} epochs the student is near chance, {row['clean']:.1f} % on {cfg.probe} clean test images",
+        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 20 and row["clean"] < 150 / data.classes:
+            print(f"warning: the student is near chance after epoch {epoch}: {row['clean']:.1f} % of {cfg.probe} clean images",
                   file=sys.stderr)
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -565,6 +570,9 @@ def autoattack(model, x, y, classes, eps, seed):
     adversary = AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=seed, device=x.device)
     # its targeted attacks go for the 9 likeliest other classes, and fail where there are fewer
     adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, classes - 1)
+    if classes < 4:
+        print("AutoAttack without APGD-T, whose loss (targeted DLR) needs 4 classes", file=sys.stderr)
+        adversary.attacks_to_run.remove("apgd-t")
     return adversary.run_standard_evaluation(x, y, batch_size=250)[1] == y
 
 def pick_test(data, n):
@@ -600,13 +608,13 @@ def evaluate(S, teachers, data, cfg, out):
 
     def measure(name, function, subset=None, **settings):
         """Means over the test set, or a subset in one piece, of what function(x, y, g) gives: a dict of (batch,) tensors."""
-        settings = dict(n=n if subset is None else len(subset), eps=eps, **settings)
+        settings = dict(n=n if subset is None else len(subset), eps=eps, step=step, **settings)
         if dict(result["metrics"].get(name, {}), value=None) == dict(settings, value=None):
             return
         started, parts = time.monotonic(), []
-        pieces = torch.arange(n, device=device).split(250) if subset is None else [subset]
+        pieces = torch.arange(n, device=device).split(128) if subset is None else [subset]
         for i, piece in enumerate(tqdm(pieces, name, leave=False, disable=None)):
-            parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], generator(device, cfg.seed, name, i)))
+            parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], generator(device, cfg.seed, name.split("@")[0], i)))
         for key in parts[0]:
             values = torch.cat([part[key] for part in parts])
             if not values.isfinite().all():
@@ -624,11 +632,11 @@ def evaluate(S, teachers, data, cfg, out):
             measure(name, lambda x, y, g: {name: S(attack(x, y, g)).argmax(1) == y})
 
     def point_wise(x, y, g):
-        method = METHODS[cfg.method]
-        objective = method.inner(S, T, x, y, SimpleNamespace(t_clean=T(x)))
+        attack, start = inner_maximisation(cfg)
+        x_adv = pgd(S, x, attack(S, T, x, y, SimpleNamespace(t_clean=T(x))), eps, step, 20, start, g)
         uniform = x + torch.empty_like(x).uniform_(-eps, eps, generator=g)
         return {f"point_uniform@{teacher}": point_wise_distance(S, T, uniform),
-                f"point_adv@{teacher}": point_wise_distance(S, T, pgd(S, x, objective, eps, step, 20, method.start, g))}
+                f"point_adv@{teacher}": point_wise_distance(S, T, x_adv)}
 
     with torch.no_grad():
         accuracy("clean", lambda x, y, g: x)
@@ -651,9 +659,6 @@ INTERRUPTED = "interrupted; the same command goes on from here"
 
 class Halt(BaseException):
     """(exit code, message): 3 a number is not finite, 75 the folder is busy, 130, 143 a signal. No library may swallow it."""
-
-def one_line(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 def refuse(*cases):
     """Raise UserError with the message of the first of (condition, message) whose condition holds."""
@@ -718,14 +723,16 @@ def claim(out, cfg, training):
         print(f"what {out} held is now in {old}")
     if path.exists():
         before = json.loads(path.read_text())["training"]
-        changed = [f"{name} was {before.get(name)}, is {value}" for name, value in training.items() if value != before.get(name)]
+        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items() if value != before.get(key)]
         refuse((changed, f"{out} holds another run ({'; '.join(changed)}): give another --out, or --fresh to put it aside"))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    gpu = torch.cuda.get_device_name(cfg.device) if cfg.device != "cpu" else None
+    git = "git -C %s describe --always --dirty 2>/dev/null" % shlex.quote(str(Path(__file__).parent))
+    gpu = cfg.device != "cpu" and torch.cuda.get_device_name(cfg.device)
     tf32 = bool(gpu and torch.backends.cudnn.allow_tf32)
-    write_json(path, dict(training=training, settings={k: v for k, v in vars(cfg).items() if k not in training}, environment=dict(
-        commit=commit.stdout.strip(), python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, gpu=gpu,
-        platform=platform.platform(), cores=os.cpu_count(), precision="float32" + ", convolutions in TF32" * tf32)))
+    write_json(path, dict(
+        training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
+        environment=dict(commit=subprocess.getoutput(git), python=platform.python_version(), torch=torch.__version__,
+                         numpy=np.__version__, platform=platform.platform(), cores=os.cpu_count(), gpu=gpu,
+                         precision="float32" + ", convolutions in TF32" * tf32)))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Command line
@@ -750,7 +757,7 @@ def make_parser():
     p = Parser(prog="igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False,
                epilog="What is not given follows the paper, by data set, student, teacher and method.")
     add, count, natural, real, positive = p.add_argument, at_least(1), at_least(0), at_least(0, float), at_least(1e-9, float)
-    add("--method", choices=METHODS, default="rslad", help="base method (default rslad)")
+    add("--method", choices=METHODS, help="base method (default rslad)")
     add("--igdm", action="store_const", const="igdm", dest="match", help="add the IGDM term, eq. 8: --match igdm")
     add("--match", choices=MATCH, help="the term to add; those but igdm are the ablations of tables 15 and 16")
     add("--surrogate", choices=("kl", "l1", "l2"), help="distance in the IGDM term (default kl)")
@@ -759,8 +766,9 @@ def make_parser():
     add("--inner", choices=("teacher", "student"), help="student: attack by cross-entropy on the student alone (table 6)")
     for name, method in METHODS.items():
         for constant, value in method.constants.items():
-            add(constant_flag(f"{name}.{constant}"), type=real, dest=f"{name}.{constant}", metavar="X", help=f"default {value:g}")
-    add("--dataset", default="cifar100", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
+            dest = f"{name}.{constant}"
+            add(constant_flag(dest), type=real, dest=dest, metavar="X", help=f"default {value:g}")
+    add("--dataset", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
     add("--data-dir", type=Path, default=Path("data"), help="for data sets and teachers (default data)")
     add("--limit-train", type=count, metavar="N", help="class-balanced subset of the training images")
     add("--limit-test", type=count, metavar="N", help="class-balanced subset of the test images")
@@ -768,9 +776,9 @@ def make_parser():
     add("--student", help="rn18, mnv2, parn18, wrn-D-W, wrn-D-W-silu or PACKAGE.MODULE:FUNCTION (default rn18)")
     add("--teacher", help="bdm, ltd, ltd2, ikl; pgd-at, trained first by this script; the path of a checkpoint; "
         "robustbench:NAME; with --eval-only several, with commas (default by data set)")
-    add("--teacher-arch", help="of --teacher PATH or pgd-at, named as students are (default config.json beside it; by data set)")
+    add("--teacher-arch", help="of --teacher PATH or pgd-at, as --student (default from config.json beside it)")
     add("--teacher-epochs", type=count, help="epochs of --teacher pgd-at (default by data set)")
-    add("--epochs", type=count, help="default 200; rslad 300; svhn 50; tiny-imagenet 100; lr drops and iad's begin scale with it")
+    add("--epochs", type=count, help="default 200; rslad 300; svhn 50; tiny-imagenet 100; drops and begin scale with it")
     add("--drops", help="epochs after which lr is divided by 10 (default B.1, as in 100,150)")
     add("--batch", type=at_least(2), help="default 128")
     add("--lr", type=positive, help="default 0.1")
@@ -807,6 +815,9 @@ def default_alpha(cfg):
 def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
+    saved = config_beside(cfg.eval_only) if cfg.eval_only else {}
+    for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
+        setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
     cfg.preset, method = DATASETS.get(cfg.dataset, OWN_DATA), METHODS[cfg.method]
     teacher_inside = method.inner in TEACHER_INSIDE
     constants = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
@@ -850,7 +861,7 @@ def resolve(argv):
     unknown = [t for t in cfg.teachers if t not in (*published, *files, "pgd-at") and not t.startswith("robustbench:")]
     refuse(
         (needed and not given,
-         f"{cfg.method}{f' with {cfg.match}' if cfg.match else ''} needs a teacher, and {cfg.dataset} has none to fetch: give "
+         f"{' + '.join(filter(None, (cfg.method, cfg.match)))} needs a teacher, and {cfg.dataset} has none to fetch: give "
          "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
         (unknown, f"--teacher {','.join(unknown)}: no such file, and for {cfg.dataset} there are "
          f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
@@ -861,41 +872,46 @@ def resolve(argv):
     cfg.teacher = cfg.teachers[0] if needed else None
     cfg.alpha = 0.0 if not cfg.match or cfg.eval_only else default_alpha(cfg) if alpha is None else alpha
     if not cfg.out:
-        words = [Path(cfg.dataset).stem, cfg.student, Path(cfg.teacher or "").stem, cfg.method + (f"+{cfg.match}" * bool(cfg.match)),
-                 f"s{cfg.seed}"]
+        words = [Path(cfg.dataset).stem, cfg.student, cfg.teacher,
+                 "+".join(filter(None, (cfg.method, cfg.match))), f"s{cfg.seed}"]
         words = ["eval", *Path(cfg.eval_only).with_suffix("").parts[-2:]] if cfg.eval_only else words
         cfg.out = Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
     return cfg
 
-TRAINING = ("method", "match", "surrogate", "alpha", "ramp_epochs", "inner", "constants", "dataset", "limit_train", "augment",
-            "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed")   # a run's identity
+TRAINING = (   # a run's identity; teacher and threads are added
+    "method", "match", "surrogate", "alpha", "ramp_epochs", "inner", "constants", "dataset", "limit_train", "augment",
+    "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed")
+
+def config_beside(checkpoint):
+    """What config.json in a checkpoint's folder says of its training, if it is one of our runs."""
+    path = Path(checkpoint).parent / "config.json"
+    return json.loads(path.read_text()).get("training", {}) if Path(checkpoint).is_file() and path.exists() else {}
 
 def load_network(source, arch, cfg, build):
-    """A frozen network in eval mode: a named teacher, or a checkpoint with its architecture, which config.json beside it may say."""
-    beside = Path(source).parent / "config.json"
+    """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, or as config.json beside it says."""
     if source.startswith("robustbench:"):
         model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
     else:
         path = source
         if (cfg.dataset, source) in TEACHERS:
-            arch, drive_id = TEACHERS[cfg.dataset, source]
+            arch, drive_id, _ = TEACHERS[cfg.dataset, source]
             path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
-        elif not arch and beside.exists():
-            arch = json.loads(beside.read_text())["training"]["student"]
+        arch = arch or config_beside(source).get("student")
         refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
         model = build(arch)
         models.load_state(model, path, arch)
     return model.eval().requires_grad_(False)
 
 def pgd_at_teacher(cfg, stop):
-    """The checkpoint of --teacher pgd-at: an ordinary run of this script, seed 0, in a folder of its own, made first if need be."""
-    arch = cfg.teacher_arch or cfg.preset.teacher_arch
-    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, "eps": cfg.eps if cfg.eps != cfg.preset.eps else None}
+    """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder of its own, made first if need be."""
+    arch, eps = cfg.teacher_arch or cfg.preset.teacher_arch, cfg.eps if cfg.eps != cfg.preset.eps else None
+    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, "eps": eps}
     flags = {flag: value for flag, value in flags.items() if value}
     out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *(f"{k}{v:.4g}" for k, v in flags.items())])
     if not (out / "student.pt").exists():
-        argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir), "--attacks",
-                "clean,pgd", "--device", cfg.device, "--out", str(out), *(w for k, v in flags.items() for w in (f"--{k}", str(v)))]
+        argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
+                "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out),
+                *(word for flag, value in flags.items() for word in (f"--{flag}", str(value)))]
         print(f"a teacher first: python igdm.py {' '.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
@@ -906,7 +922,8 @@ def run(argv, stop, wait=False):
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
-    refuse((cfg.batch > len(data.y_train) and not cfg.eval_only, f"--batch {cfg.batch}: of {len(data.y_train)} training images"))
+    refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
+            f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
     cfg.probe = min(len(data.y_train) // 50 if cfg.probe is None else cfg.probe, len(data.y_test))
 
     def build(arch):
@@ -917,15 +934,22 @@ def run(argv, stop, wait=False):
     S = load_network(cfg.eval_only, cfg.student, cfg, build) if cfg.eval_only else build(cfg.student)
     with torch.no_grad(), eval_mode(S):
         shape = tuple(S(to_float(data.x_train[:2])).shape)
-    refuse((shape != (2, data.classes), f"--student {cfg.student} gives {shape} for 2 images, not (2, {data.classes}) logits"))
-    teachers = {Path(name).stem if Path(name).is_file() else name:
-                load_network(pgd_at_teacher(cfg, stop) if name == "pgd-at" else name, cfg.teacher_arch, cfg, build)
+    refuse((shape != (2, data.classes), f"--student {cfg.student}: 2 images give {shape}, not (2, {data.classes}) logits"))
+    teachers = {name: load_network(pgd_at_teacher(cfg, stop) if name == "pgd-at" else name, cfg.teacher_arch, cfg, build)
                 for name in cfg.teachers}
     T = next(iter(teachers.values()), None)
+    for name in [name for name in teachers if (cfg.dataset, name) in TEACHERS]:
+        keep, printed = pick_test(data, 500), TEACHERS[cfg.dataset, name][2]
+        with torch.no_grad():
+            clean = 100 * (teachers[name](to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]).float().mean().item()
+        if printed and abs(clean - printed) > 8:        # some four standard errors
+            print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it this "
+                  "checkpoint, and this data?", file=sys.stderr)
     with locked(cfg.out, wait):
         print(cfg.out, flush=True)
         if not cfg.eval_only:
-            training = dict({name: getattr(cfg, name) for name in TRAINING}, teacher=cfg.teacher and [cfg.teacher, fingerprint(T)],
+            training = dict({name: getattr(cfg, name) for name in TRAINING},
+                            teacher=cfg.teacher and [cfg.teacher, fingerprint(T)],
                             threads=torch.get_num_threads() if cfg.device == "cpu" else None)
             claim(cfg.out, cfg, json.loads(json.dumps(training)))
             stop.deferred = True

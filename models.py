@@ -1,8 +1,5 @@
 """Architectures of students and teachers, and the careful loading of checkpoints. Knows nothing of training.
 
-    model = build("wrn-28-10-silu", num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
-    load_state(model, fetch("1-jOu3wKWyw0XnBCXDGR32xn8Bw9GTJgh", "data/teacher.pt"), "wrn-28-10-silu")
-
 Every model takes images in [0, 1], shape (batch, channels, height, width) with even sides of 8 to 64, and returns
 logits, shape (batch, num_classes). Parameters have the names of the published checkpoints, so that these load strictly.
 """
@@ -24,29 +21,27 @@ from torch.nn import BatchNorm2d as norm
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student")  # where scripts keep weights beside the rest
 
-
 class UserError(Exception):
     """Something the user can mend; main prints it as one line and exits with 2."""
 
+def one_line(error):
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Architectures. Names of parameters are an interface: renaming one makes published checkpoints useless. Parts stand in
 # the order in which they run: fold relies on it. The pooling is global, where the originals pool a fixed 4x4 or 8x8.
 
 def conv(n_in, n_out, kernel=3, stride=1, groups=1):
     return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
 
-
 def stack(block, count, n_in, n_out, stride):
     """count residual blocks, the first of which changes width and resolution."""
     return nn.Sequential(*(block(n_out if i else n_in, n_out, 1 if i else stride) for i in range(count)))
-
 
 class Net(nn.Sequential):
     """Parts that run one after the other, under their published names; None is left out."""
     def __init__(self, **parts):
         super().__init__(OrderedDict((name, part) for name, part in parts.items() if part is not None))
-
 
 class Block(Net):
     """Two 3x3 convolutions, batch norm after each (He et al. 2016a)."""
@@ -59,12 +54,10 @@ class Block(Net):
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(out + self.shortcut(x))
 
-
 class EndPadded(nn.Conv2d):
     """TensorFlow's "SAME" at stride 2: an even side is padded at its end only, as published SiLU networks expect."""
     def forward(self, x):
         return super().forward(F.pad(x, (0, 1, 0, 1)))
-
 
 class PreActBlock(Net):
     """The same with batch norm and activation before each convolution (He et al. 2016b), under the names given."""
@@ -82,7 +75,6 @@ class PreActBlock(Net):
         out = act1(norm1(x))
         return conv2(act2(norm2(conv1(out)))) + (shortcut[0](out) if shortcut else x)
 
-
 def resnet18(num_classes, channels, pre=False):
     """ResNet-18 with a 3x3 stem for small images, names as in kuangliu/pytorch-cifar; pre: of pre-activation blocks,
     with the batch norm before the pooling instead of after the stem (Rice et al. 2020)."""
@@ -95,7 +87,6 @@ def resnet18(num_classes, channels, pre=False):
                layer3=stack(block, 2, 128, 256, 2), layer4=stack(block, 2, 256, 512, 2),
                bn=norm(512) if pre else None, relu=nn.ReLU() if pre else None,
                pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(512, num_classes))
-
 
 class InvertedResidual(Net):
     """1x1 to wider, 3x3 per channel, 1x1 to narrower; residual where the stride is 1 (Sandler et al. 2018)."""
@@ -111,7 +102,6 @@ class InvertedResidual(Net):
         out = self.bn3(self.conv3(out))
         return out + self.shortcut(x) if self.residual else out
 
-
 def mobilenet_v2(num_classes, channels):
     """MobileNetV2 for small images: full resolution up to the 24-channel stage; names as in kuangliu/pytorch-cifar."""
     layers, n_in = [], 32
@@ -123,7 +113,6 @@ def mobilenet_v2(num_classes, channels):
                conv2=conv(320, 1280, 1), bn2=norm(1280), relu2=nn.ReLU(),
                pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(1280, num_classes))
 
-
 class Normalized(Net):
     """Parts that run on (x - mean) / std; these are not persistent, as published checkpoints don't hold them."""
     def __init__(self, mean, std, **parts):
@@ -133,7 +122,6 @@ class Normalized(Net):
 
     def forward(self, x):
         return super().forward((x - self.mean) / self.std)
-
 
 def wide_resnet(depth, width, num_classes, channels, silu=False, mean=None, std=None):
     """Wide ResNet (Zagoruyko & Komodakis 2016) as in TRADES, names and initial weights as RobustBench's WideResNet;
@@ -156,7 +144,6 @@ def wide_resnet(depth, width, num_classes, channels, silu=False, mean=None, std=
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(model.fc.bias)
     return model
-
 
 def build(arch, num_classes, channels=3, mean=None, std=None):
     """A freshly initialised nn.Module that maps images in [0, 1] to logits.
@@ -183,10 +170,9 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
             raise TypeError(f"it gave {type(model).__name__}, where an nn.Module is wanted")
         return model
     except Exception as error:  # it runs code of the user: anything may come
-        raise UserError(f"architecture {arch!r} failed: {_line(error)}") from error
+        raise UserError(f"architecture {arch!r} failed: {one_line(error)}") from error
 
-
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # A faster copy for attacks: with fixed statistics, a batch norm after a convolution is part of the convolution.
 
 @torch.no_grad()
@@ -214,19 +200,12 @@ def fold(model, into=None):
         conv.bias.copy_(bn.bias - bn.running_mean * scale)
     return into
 
-
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Checkpoints
-
-def _line(error):
-    """An exception as one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-
 
 def _bare(key):
     """A parameter's name without what DataParallel, a wrapping module and torch.compile put in front."""
     return re.sub(r"^((module|model|_orig_mod)\.)+", "", str(key))
-
 
 def _damage(path):
     """What is wrong with a checkpoint file, seen before any of it is unpickled; None where nothing is."""
@@ -238,13 +217,12 @@ def _damage(path):
                 bad = archive.testzip()
             return bad and f"is damaged ({bad})"
     except Exception as error:  # no such file, no right to it; zipfile and zlib have many ways to say "cut short"
-        return f"cannot be read ({_line(error)})"
+        return f"cannot be read ({one_line(error)})"
     if head.startswith(b"<"):
         return "is a web page, not a checkpoint (Google Drive sends one where it wants a click in a browser)"
     if head.startswith(b"\x80\x02"):  # a pickle: the format before PyTorch 1.6
         return None
     return "is neither a zip archive nor a pickle that torch.save wrote" if head else "is empty"
-
 
 def read_file(path):
     """What torch.save put into path: tensors, on the CPU, and plain types; code in the file is never run.
@@ -261,7 +239,6 @@ def read_file(path):
         fault = f"is damaged, or torch.save did not write it ({type(error).__name__})"
     raise UserError(f"{path} {fault}: check the path, or delete the file and get it again")
 
-
 def read_state_dict(path):
     """The weights in a checkpoint, alone or under one of WRAPPERS: a dict from names to tensors on the CPU, the names
     without "module.", "model." and "_orig_mod." before them. Raises UserError where there are none, or NaN in them."""
@@ -275,7 +252,6 @@ def read_state_dict(path):
         if not torch.isfinite(value).all():
             raise UserError(f"{path} holds NaN or infinity in {key}: that training diverged, use an earlier checkpoint")
     return {_bare(key): value for key, value in found[0].items()}
-
 
 def load_state(model, path, arch_name):
     """Load the checkpoint at path into model, in place and strictly; arch_name is for the message. Dropped are LTD's
@@ -295,7 +271,6 @@ def load_state(model, path, arch_name):
         faults = [line.strip()[:150] for line in str(error).splitlines()[1:4]]  # missing, unexpected, of other shapes
         raise UserError(f"{path} does not fit {arch_name}, another architecture? {' '.join(faults)}") from error
 
-
 def fetch(drive_id, path):
     """path, after a download from Google Drive where there is no such file yet; it is whole or not there.
     Raises UserError, with the address and the place for a download by hand, as Google Drive often refuses scripts."""
@@ -312,10 +287,9 @@ def fetch(drive_id, path):
             if not fault:
                 return part.replace(path)
     except Exception as error:  # network, quota, disk: gdown has no common class for them
-        fault = _line(error)
+        fault = one_line(error)
     raise UserError(f"cannot download {path} ({fault}): get {url} in a browser and put it at {path.absolute()}, "
                     "or use --teacher pgd-at (train one yourself) or --dataset digits")
-
 
 def from_robustbench(name, dataset, folder):
     """RobustBench's Linf model of that name for "cifar10" or "cifar100", kept in folder; UserError where it fails."""
@@ -323,5 +297,5 @@ def from_robustbench(name, dataset, folder):
         from robustbench.utils import load_model
         return load_model(model_name=name, model_dir=folder, dataset=dataset, threat_model="Linf")
     except Exception as error:  # an unknown name is a KeyError, a failed download nearly anything
-        raise UserError(f"robustbench cannot load {name} for {dataset} ({_line(error)}): pip install robustbench, "
+        raise UserError(f"robustbench cannot load {name} for {dataset} ({one_line(error)}): pip install robustbench, "
                         f"check the name on https://robustbench.github.io, and the files in {folder}") from error

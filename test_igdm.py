@@ -1,0 +1,1143 @@
+"""Tests of igdm.py and models.py: pytest, no network, some minutes on two cores. Each says which bug it would catch."""
+import copy
+import itertools
+import json
+import math
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import igdm  # noqa: E402
+import models  # noqa: E402
+from models import UserError  # noqa: E402
+
+
+OUTPUTS = "s_adv", "s_clean", "s_minus", "t_adv", "t_clean", "t_minus"
+
+
+# Second, slow ways to say what igdm.py says: in float64, without torch's losses
+
+def p(z):
+    return z.exp() / z.exp().sum(1, keepdim=True)
+
+def div(s, t):
+    return (p(t) * (p(t) / p(s)).log()).sum(1)
+
+def true(z, y):
+    return torch.stack([row[label] for row, label in zip(z, y)])
+
+def ce(s, y):
+    return -true(p(s), y).log()
+
+def close(ours, theirs, rtol=1e-9, atol=1e-12):
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+def random_outputs(n=5, classes=4):
+    """Logits of every output a loss may read, and labels."""
+    torch.manual_seed(0)
+    o = SimpleNamespace(**{name: torch.randn(n, classes, dtype=torch.float64, requires_grad=True) for name in OUTPUTS})
+    return o, torch.arange(n) % classes
+
+def net(seed=0, bn=False):
+    """A small smooth network on 1x8x8 images, 3 classes; its batch norm, if it has one, is far from the identity."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4) if bn else nn.Identity(), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3))
+    if bn:
+        for value, low, high in ((model[1].weight, 0.5, 1.5), (model[1].running_mean, -0.5, 0.5), (model[1].running_var, 0.2, 2)):
+            nn.init.uniform_(value, low, high)
+    return model.double()
+
+def linear(weight):
+    """f(x) = W x + b."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], len(weight))).double()
+    model[1].weight.data = weight
+    return model
+
+def batch(n=4):
+    """Images, of which the first is black and the second white, and labels."""
+    x = torch.rand(n, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[0], x[1] = 0, 1
+    return x, torch.arange(n) % 3
+
+def settings(flags):
+    return igdm.resolve(["--dataset", "cifar10", "--epochs", "10", *f"--method {flags}".split()])
+
+def watch(model):
+    """A list that gets the images of every later pass of the model."""
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
+    return seen
+
+def step(flags, S, T, epoch=1):
+    """One training step up to the loss: outputs, (base, match), and the images of each pass of S in train mode, and of T."""
+    cfg, (x, y) = settings(flags), batch()
+    attacked = copy.deepcopy(S).train()         # that attacks run in eval mode is theirs to see to
+    loss = igdm.objective(cfg, epoch)
+    s_seen, t_seen = watch(S.train()), watch(T)
+    o = igdm.forward(S, attacked, T.eval(), x, y, cfg, igdm.outputs_read(loss), igdm.generator("cpu", 0))
+    return o, loss(o, y), s_seen, t_seen
+
+
+# Base losses
+
+def introspect(o, y, b):
+    return (1 - true(p(o.t_adv), y) ** b) * div(o.s_adv, o.s_clean)
+
+LOSSES = [      # flags, epochs finished of 10, what is read, the loss of each image
+    ("pgd-at", 0, "s_adv", lambda o, y: ce(o.s_adv, y)),
+    ("trades", 0, "s_adv s_clean", lambda o, y: ce(o.s_clean, y) + 6 * div(o.s_adv, o.s_clean)),
+    ("trades --trades-beta 2", 0, "s_adv s_clean", lambda o, y: ce(o.s_clean, y) + 2 * div(o.s_adv, o.s_clean)),
+    ("ard", 0, "s_adv t_clean", lambda o, y: div(o.s_adv, o.t_clean)),
+    ("ard --ard-a 0.25 --ard-t 3", 0, "s_adv s_clean t_clean",
+     lambda o, y: 0.25 * 9 * div(o.s_adv / 3, o.t_clean / 3) + 0.75 * ce(o.s_clean, y)),
+    ("ard --ard-a 0.5 --ard-t 3", 0, "s_adv s_clean t_clean",
+     lambda o, y: 4.5 * div(o.s_adv / 3, o.t_clean / 3) + 0.5 * ce(o.s_clean, y)),
+    ("iad", 2, "s_adv t_clean", lambda o, y: div(o.s_adv, o.t_clean)),
+    ("iad", 3, "s_adv s_clean t_adv t_clean", lambda o, y: div(o.s_adv, o.t_clean) + introspect(o, y, 0.1)),
+    ("iad --iad-b 2 --iad-begin 0", 0, "s_adv s_clean t_adv t_clean",
+     lambda o, y: div(o.s_adv, o.t_clean) + introspect(o, y, 2)),
+    ("akd", 0, "s_adv t_adv", lambda o, y: -((p(o.t_adv) + torch.eye(4)[y]) / 2 * p(o.s_adv).log()).sum(1)),
+    ("akd --akd-lambda 0.75", 0, "s_adv t_adv",
+     lambda o, y: -((3 * p(o.t_adv) + torch.eye(4)[y]) / 4 * p(o.s_adv).log()).sum(1)),
+    ("rslad", 0, "s_adv s_clean t_clean", lambda o, y: (5 * div(o.s_adv, o.t_clean) + div(o.s_clean, o.t_clean)) / 60),
+    ("adaad", 0, "s_adv t_adv", lambda o, y: div(o.s_adv, o.t_adv)),
+    ("adaad --adaad-lambda 0.25", 0, "s_adv s_clean t_adv t_clean",
+     lambda o, y: 0.25 * div(o.s_adv, o.t_adv) + 0.75 * div(o.s_clean, o.t_clean)),
+    ("adaiad", 2, "s_adv t_adv", lambda o, y: div(o.s_adv, o.t_adv)),
+    ("adaiad", 3, "s_adv s_clean t_adv", lambda o, y: div(o.s_adv, o.t_adv) + introspect(o, y, 0.1)),
+    ("adaiad --adaiad-t 3", 3, "s_adv s_clean t_adv",
+     lambda o, y: 9 * div(o.s_adv / 3, o.t_adv / 3) + introspect(o, y, 0.1)),
+]
+
+@pytest.mark.parametrize("flags, done, reads, formula", LOSSES, ids=[f"{row[0]}, {row[1]}" for row in LOSSES])
+def test_base_loss(flags, done, reads, formula):
+    """A wrong coefficient, target, reduction or temperature; a target detached where the gradient belongs to it."""
+    loss, (o, y) = igdm.objective(settings(flags), done + 1), random_outputs()
+    ours, match, theirs = *loss(o, y), formula(o, y).mean()
+    close(ours, theirs)
+    assert match == 0 and igdm.outputs_read(loss) == set(reads.split())
+    for name in OUTPUTS:
+        a, b = (torch.autograd.grad(value, vars(o)[name], retain_graph=True, allow_unused=True)[0] for value in (ours, theirs))
+        if name not in reads.split():
+            assert a is None
+        elif name.startswith("s_"):
+            close(a, b)
+            assert a.abs().max() > 1e-3
+
+def test_every_method_has_a_formula_here():
+    """A base method added without a test of its loss."""
+    assert {row[0].split()[0] for row in LOSSES} == set(igdm.METHODS) <= set(INNER)
+
+def test_kl_underflow():
+    """0 * log 0: NaN in the target's gradient where its softmax underflows, which adaad's attack would turn into a NaN image."""
+    s, t = torch.zeros(1, 3, requires_grad=True), torch.tensor([[300.0, 0.0, -300.0]], requires_grad=True)
+    value = igdm.kl(s, t)
+    close(value.item(), np.log(3), rtol=1e-6)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, (s, t)))
+
+
+# IGDM
+
+SURROGATES = {"kl": div, "l1": lambda s, t: (s - t).abs().sum(1), "l2": lambda s, t: ((s - t) ** 2).sum(1).sqrt()}
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_igdm_of_linear_models(surrogate):
+    """Eq. 8: a swapped sign or pair, a missing factor 2, student and teacher exchanged, x - delta clamped to [0, 1]."""
+    W, V = torch.randn(2, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    o, (_, match), s_seen, t_seen = step(f"pgd-at --igdm --alpha 10 --surrogate {surrogate}", linear(W), linear(V))
+    x, (x_adv, _, x_minus) = batch()[0], s_seen
+    delta = (x_adv - x).flatten(1)
+    close(match, SURROGATES[surrogate](2 * delta @ W.T, 2 * delta @ V.T).mean())        # epoch 1 of 10: T(alpha) is 1
+    close(x_minus, 2 * x - x_adv)
+    close(t_seen[-1], torch.cat([x_adv, x_minus]))
+    assert x_minus.min() < -0.03 and x_minus.max() > 1.03 and x_adv.min() >= 0 and x_adv.max() <= 1
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_igdm_gradient(surrogate):
+    """Gradient into the teacher, or into one of the student's two outputs only; a term that does not vanish at the teacher."""
+    o, _ = random_outputs()
+    outputs = o.s_adv, o.s_minus, o.t_adv, o.t_minus
+    s_plus, s_minus, *teacher = torch.autograd.grad(igdm.igdm_loss(*outputs, surrogate), outputs, allow_unused=True)
+    close(s_plus, -s_minus)
+    assert s_plus.abs().max() > 0.01 and teacher == [None, None]
+    close(igdm.igdm_loss(o.s_adv, o.s_minus, o.s_adv, o.s_minus, surrogate).item(), 0.0)
+
+MATCHES = [("igdm", "s_adv s_minus t_adv t_minus", lambda o: div(o.s_adv - o.s_minus, o.t_adv - o.t_minus)),
+           ("trades-reg", "s_adv s_clean", lambda o: div(o.s_adv, o.s_clean)),
+           ("trades-like", "s_adv s_minus", lambda o: div(o.s_adv, o.s_minus))]
+
+@pytest.mark.parametrize("match, reads, formula", MATCHES)
+@pytest.mark.parametrize("flags, epoch, weight", [("", 1, 4 / 300), ("", 150, 2), ("", 300, 4), ("--ramp-epochs 200", 300, 6)])
+def test_added_term(match, reads, formula, flags, epoch, weight):
+    """T(alpha) that starts at 0, ends early or is a step too high; a wrong term of table 16; the base loss weighed too."""
+    cfg = igdm.resolve(f"--method pgd-at --epochs 300 --alpha 4 --match {match} {flags}".split())
+    loss, (o, y) = igdm.objective(cfg, epoch), random_outputs()
+    base, added = loss(o, y)
+    close(base, ce(o.s_adv, y).mean())
+    close(added, weight * formula(o).mean())
+    assert igdm.outputs_read(loss) == {"s_adv", *reads.split()}
+
+def test_direct_matching():
+    """Eq. 11: a missing double backward (no gradient), a wrong distance; the teacher's or another batch's gradient."""
+    S, T, (x, y) = net(1), net(2).requires_grad_(False), batch()
+    _, (_, match), _, _ = step("pgd-at --match direct --alpha 10", S, T)        # epoch 1 of 10: T(alpha) is 1
+
+    def distance():
+        total = 0
+        for image, label in zip(x, y):
+            image = image[None].requires_grad_()
+            s, t = (torch.autograd.grad(ce(model(image), label[None]).sum(), image)[0] for model in (S, T))
+            total += ((s - t) ** 2).sum().item()
+        return total / len(x)
+    close(match.item(), distance())
+    directions = [torch.randn_like(w) for w in S.parameters()]
+    slope = sum((g * d).sum() for g, d in zip(torch.autograd.grad(match, list(S.parameters()), allow_unused=True), directions)
+                if g is not None).item()
+    values = []
+    for h in (1e-5, -2e-5):
+        with torch.no_grad():
+            for w, d in zip(S.parameters(), directions):
+                w += h * d
+        values.append(distance())
+    close((values[0] - values[1]) / 2e-5, slope, rtol=1e-5)
+
+
+# Settings
+
+TABLE_10 = dict(dataset="cifar100", teacher="bdm", alpha=4, epochs=300, drops=[215, 260, 285], ramp_epochs=300, batch=128, lr=0.1,
+                weight_decay=5e-4, eps=8 / 255, step_size=2 / 255, steps=10, surrogate="kl", inner="teacher", augment="crop-flip")
+SETTINGS = [
+    ("--method rslad --igdm --student mnv2", TABLE_10, ""),
+    ("--method ard --igdm --student mnv2", dict(epochs=200, drops=[100, 150], alpha=70), ""),
+    ("--dataset cifar10 --method rslad --igdm", dict(epochs=300, drops=[215, 260, 285], alpha=0.9, student="rn18"), ""),
+    ("--dataset svhn --method rslad --igdm", dict(epochs=50, drops=[40, 45], teacher="pgd-at", alpha=3, student="rn18"), ""),
+    ("--dataset tiny-imagenet --method trades", dict(epochs=100, drops=[50, 80], student="parn18", teacher=None, alpha=0), ""),
+    ("--dataset tiny-imagenet --igdm --teacher pgd-at", dict(teacher="pgd-at", alpha=1), "alpha 1: the paper prints none"),
+    ("--method ard --epochs 20", dict(drops=[10, 15]), ""),
+    ("--method rslad --epochs 30", dict(drops=[22, 26, 29], ramp_epochs=30), ""),
+    ("--method rslad --epochs 30 --drops 5,7 --ramp-epochs 9 --igdm", dict(drops=[5, 7], ramp_epochs=9, alpha=10), ""),
+    ("--method adaad --igdm --dataset cifar10 --teacher ltd2", dict(alpha=5, teacher="ltd2"), "cifar10, rn18, ltd, the nearest"),
+    ("--method adaad --igdm --teacher robustbench:X", dict(alpha=15), "cifar100, rn18, ltd, the nearest"),
+    ("--method adaiad --igdm", dict(alpha=70), ""),
+    ("--method adaad --igdm", dict(alpha=70), ""),
+    ("--method adaad --igdm --alpha 2", dict(alpha=2), ""),
+    ("--method adaad --igdm --alpha 0 --teacher ltd", dict(alpha=0), ""),
+    ("--match direct", dict(alpha=10), ""), ("--match trades-reg", dict(alpha=20), ""), ("--match trades-like", dict(alpha=10), ""),
+    ("--method pgd-at", dict(alpha=0, teacher=None, inner="student"), ""),
+    ("--method pgd-at --igdm --student mnv2", dict(alpha=160, teacher="bdm"), ""),
+    ("--method trades --match trades-like", dict(teacher=None), ""),
+    ("--method adaad --inner student", dict(inner="student", teacher="bdm"), ""),
+    ("--eps 4/255", dict(eps=4 / 255, step_size=1 / 255), ""),
+    ("--lr 1/4 --batch 32 --weight-decay 2e-4 --augment none", dict(lr=0.25, batch=32, weight_decay=2e-4, augment="none"), ""),
+]
+
+@pytest.mark.parametrize("argv, expected, said", SETTINGS)
+def test_settings(argv, expected, said, capsys):
+    """A default that is not the paper's; a flag that is ignored; an alpha taken from elsewhere without a word."""
+    cfg = vars(igdm.resolve(argv.split()))
+    assert {name: cfg[name] for name in expected} == expected
+    out = capsys.readouterr().out
+    assert said in out and bool(said) == bool(out)
+
+@pytest.mark.parametrize("method", ["iad", "adaiad"])
+@pytest.mark.parametrize("flags, last", [("--epochs 200", 60), ("--epochs 50", 15), ("--epochs 10", 3),
+                                         ("--epochs 10 --METHOD-begin 0.5", 5)])
+def test_begin(method, flags, last):
+    """The introspection term an epoch early or late, or not scaled with --epochs."""
+    cfg = igdm.resolve(f"--method {method} {flags.replace('METHOD', method)}".split())
+    assert ["s_clean" in igdm.outputs_read(igdm.objective(cfg, epoch)) for epoch in (1, last, last + 1)] == [False, False, True]
+
+
+# Attacks
+
+INNER = {      # start, and the objective of each image at a, S in eval mode
+    **dict.fromkeys(("pgd-at", "ard", "iad", "akd", "rslad --inner student", "adaad --inner student", "adaiad --inner student"),
+                    ("uniform", lambda S, T, x, y, a: ce(S(a), y))),
+    "trades": ("gaussian", lambda S, T, x, y, a: div(S(a), S(x))),
+    "rslad": ("gaussian", lambda S, T, x, y, a: div(S(a), T(x))),
+    "adaad": ("gaussian", lambda S, T, x, y, a: div(S(a), T(a))),
+    "adaiad": ("gaussian", lambda S, T, x, y, a: div(S(a), T(a))),
+}
+
+def climb(f, x, start, steps=10):
+    """PGD by hand, on images in [0, 1]; f gives the objective of each image."""
+    g = igdm.generator("cpu", 0)
+    noise = torch.empty_like(x)
+    a = x + (noise.uniform_(-8 / 255, 8 / 255, generator=g) if start == "uniform" else 0.001 * noise.normal_(generator=g))
+    for _ in range(steps):
+        a = a.clip(0, 1).requires_grad_()
+        f(a).sum().backward(inputs=[a])
+        a = x + (a.detach() + 2 / 255 * a.grad.sign() - x).clip(-8 / 255, 8 / 255)
+    return a.clip(0, 1)
+
+@pytest.mark.parametrize("flags", INNER)
+def test_attack(flags):
+    """Eq. 14-17: a wrong inner objective, target or start; a target from train-mode statistics; --inner without effect."""
+    S, T, (x, y), (start, f) = net(1, bn=True), net(2, bn=True).eval(), batch(), INNER[flags]
+    frozen = copy.deepcopy(S).eval()
+    expected = climb(lambda a: f(frozen, T, x, y, a), x, start)
+    _, _, s_seen, _ = step(flags, S, T)
+    close(s_seen[0], expected, atol=1e-9)
+
+def test_adaad_attack_goes_through_the_teacher():
+    """T detached in adaad's inner maximisation, the bug of several copies."""
+    S, T, (x, y) = net(1), net(2), batch()
+    a = (x + 0.01).requires_grad_()
+    ours, = torch.autograd.grad(igdm.attack_adaad(S, T, x, y, None)(a), a)
+    both, half = (torch.autograd.grad(div(S(a), t).mean(), a)[0] for t in (T(a), T(a).detach()))
+    close(ours, both)
+    assert (both.sign() != half.sign()).any()
+
+def test_pgd_bounds_and_progress():
+    """Images that leave the ball or [0, 1]; descent; a generator that is not used; gradient kept on the result."""
+    S, (x, y) = net(), batch(8)
+    eps, ascend = 8 / 255, lambda a: ce(S(a), y).sum()
+    a, b, c = (igdm.pgd(S, x, ascend, eps, g=igdm.generator("cpu", key)) for key in (0, 0, 1))
+    assert a.min() >= 0 and a.max() <= 1 and (a - x).abs().max() <= eps + 1e-12 and not a.requires_grad
+    assert (a - x).abs().max() > eps - 1e-9 and (ce(S(a), y) > ce(S(x), y)).all()
+    assert torch.equal(a, b) and not torch.equal(igdm.pgd(S, x, ascend, steps=0, g=igdm.generator("cpu", 1)), x) and (a != c).any()
+
+def test_fgsm():
+    """Wrong step, sign or start of a single step; eps instead of step."""
+    S, (x, y) = net(), batch()
+    a = x.clone().requires_grad_()
+    ce(S(a), y).sum().backward(inputs=[a])
+    for step in (4 / 255, 8 / 255):
+        close(igdm.pgd(S, x, lambda a: ce(S(a), y).sum(), 8 / 255, step, 1, None), (x + step * a.grad.sign()).clip(0, 1))
+
+@pytest.mark.parametrize("start, std, largest", [("uniform", 0.1 / 3**0.5, 0.1), ("gaussian", 0.001, 0.006), (None, 0, 0)])
+def test_start(start, std, largest):
+    """A start of the wrong size, or one-sided; or only as random as one number per image."""
+    x = torch.full((20, 1, 30, 30), 0.5)
+    noise = igdm.pgd(net(), x, None, 0.1, steps=0, start=start, g=igdm.generator("cpu", 0)) - x
+    assert noise.std().item() == pytest.approx(std, rel=0.03) and abs(noise.mean()) <= std / 30
+    assert noise.max() <= largest + 1e-6 and noise.max() >= 0.6 * largest and noise.min() <= -0.6 * largest
+
+def test_pgd_leaves_the_model_alone():
+    """Moved batch-norm statistics, gradients added to the weights, a frozen module set to train, modes lost on an error."""
+    S, (x, y) = net(bn=True).train(), batch()
+    S.append(nn.BatchNorm1d(3).double().eval())
+    for w in list(S.parameters())[:2]:
+        w.grad = torch.ones_like(w)
+
+    def snapshot():
+        return ([m.training for m in S.modules()], {k: v.tolist() for k, v in S.state_dict().items()},
+                [w.grad is not None and w.grad.tolist() for w in S.parameters()], [w.requires_grad for w in S.parameters()])
+    before = snapshot()
+    with torch.no_grad():
+        igdm.pgd(S, x, lambda a: ce(S(a), y).sum())
+        igdm.cw(S, x, y, 0.1, 0.02, 2, 2)
+    assert snapshot() == before
+    with pytest.raises(ZeroDivisionError):
+        igdm.pgd(S, x, lambda a: 1 / 0)
+    assert snapshot() == before
+
+def test_cw():
+    """Another margin, images moved after they are wrong, the last restart or the lowest cross-entropy kept."""
+    S, (x, _), eps, step = net(3), batch(12), 0.1, 0.03
+    y = S(x).argmax(1)
+    y[::4] = (y[::4] + 1) % 3                                   # wrong from the start
+    g, runs = igdm.generator("cpu", 0), []
+    for _ in range(3):
+        a = (x + torch.empty_like(x).uniform_(-eps, eps, generator=g)).clip(0, 1)
+        for _, i in itertools.product(range(5), range(len(x))):
+            image = a[i:i + 1].clone().requires_grad_()
+            z = S(image)[0]
+            if z.argmax() == y[i]:
+                (max(z[j] for j in range(3) if j != y[i]) - z[y[i]]).backward(inputs=[image])
+                a[i] = (x[i] + (a[i] + step * image.grad[0].sign() - x[i]).clip(-eps, eps)).clip(0, 1)
+        runs.append(a)
+    losses = torch.stack([ce(S(a), y) for a in runs])
+    best = losses.argmax(0)
+    assert len(set(best.tolist())) == 3 and 0 < (losses.argmin(0) == 2).sum()
+    close(igdm.cw(S, x, y, eps, step, 5, 3, igdm.generator("cpu", 0)), torch.stack([runs[k][i] for i, k in enumerate(best)]))
+
+
+# A training step
+
+def test_passes_and_batch_norm():
+    """Student passes in one batch, in another order, in eval mode, or one of them twice: other statistics at test time."""
+    S, T, (x, _) = net(1, bn=True), net(2, bn=True).eval(), batch()
+    twin = copy.deepcopy(S).train()
+    o, _, s_seen, _ = step("rslad --igdm", S, T)
+    points = s_seen[0], x, 2 * x - s_seen[0]
+    for image, name in zip(points, ("adv", "clean", "minus")):
+        close(vars(o)[f"s_{name}"], twin(image))
+        close(vars(o)[f"t_{name}"], T(image).detach())
+    for ours, theirs in zip(S.buffers(), twin.buffers()):
+        close(ours, theirs)
+    assert S[1].num_batches_tracked == 3 and not any(vars(o)[name].requires_grad for name in ("t_adv", "t_clean", "t_minus"))
+
+CALLS = [      # flags, epoch, images in each of T's passes, passes of S, S(x) with gradient; the attack has 2 steps
+    ("pgd-at", 1, [], 2, False), ("trades", 1, [], 2, True), ("ard", 1, [4], 2, False), ("ard --ard-a 0.5", 1, [4], 2, True),
+    ("iad", 3, [4], 2, False), ("iad", 4, [4, 4], 2, True), ("akd", 1, [4], 2, False), ("rslad", 1, [4], 2, True),
+    ("adaad", 1, [4, 4, 4], 2, False), ("adaad --adaad-lambda 0.5", 1, [4, 4, 4, 4], 2, True),
+    ("adaad --inner student", 1, [4], 2, False), ("adaiad", 4, [4, 4, 4], 2, True), ("pgd-at --igdm", 1, [8], 3, False),
+    ("iad --igdm", 4, [4, 8], 3, True), ("rslad --igdm", 1, [4, 8], 3, True), ("adaad --igdm", 1, [4, 4, 8], 3, False),
+    ("pgd-at --match direct", 1, [4], 2, True), ("ard --match trades-reg", 1, [4], 2, True),
+    ("ard --match trades-like", 1, [4], 3, False),
+]
+
+@pytest.mark.parametrize("flags, epoch, t_rows, s_passes, learns", CALLS, ids=[f"{row[0]}, {row[1]}" for row in CALLS])
+def test_nothing_is_computed_in_vain(flags, epoch, t_rows, s_passes, learns):
+    """Teacher passes that no loss reads or that could share a batch; a student pass left out, doubled or taped in vain."""
+    o, _, s_seen, t_seen = step(f"{flags} --steps 2", net(1, bn=True), net(2, bn=True), epoch)
+    assert [len(images) for images in t_seen] == t_rows and [len(images) for images in s_seen] == [4] * s_passes
+    assert o.s_clean.requires_grad == learns and o.s_adv.requires_grad
+
+
+# Data
+
+@pytest.mark.parametrize("kind", ["crop-flip", "crop", "none"])
+@pytest.mark.parametrize("side, pad", [(8, 1), (32, 4), (64, 8)])
+def test_augment(kind, side, pad):
+    """An offset or flip that never occurs, shared by the images of a batch, or wrong: against all crops, cut out one by one."""
+    image = np.arange(1, side * side * 2 + 1, dtype=np.int32).reshape(2, side, side)
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+    crops = {}
+    for top, left in itertools.product(range(2 * pad + 1), repeat=2):
+        crop = padded[:, top:top + side, left:left + side]
+        crops |= {crop.tobytes(): (top, left, False), crop[:, :, ::-1].tobytes(): (top, left, True)}
+    x = torch.from_numpy(np.stack([image] * 600))
+    ours = igdm.augment(x, kind, igdm.generator("cpu", 0))
+    assert torch.equal(ours, igdm.augment(x, kind, igdm.generator("cpu", 0)))
+    tops, lefts, flips = zip(*(crops[np.ascontiguousarray(one).tobytes()] for one in ours.numpy()))
+    every = set(range(2 * pad + 1)) if kind != "none" else {pad}
+    assert set(tops) == set(lefts) == every
+    assert (0.4 < np.mean(flips) < 0.6) if kind == "crop-flip" else not any(flips)
+    if pad == 1 and kind == "crop-flip":
+        assert len(set(zip(tops, lefts, flips))) == 18          # each with each
+    assert torch.equal(igdm.augment(x[:2] * 0 + torch.tensor([1, 2])[:, None, None, None], kind, None).amax((1, 2, 3)), torch.tensor([1, 2]))
+
+def test_to_float():
+    """Images in another range than [0, 1], or rounded on the way."""
+    x = igdm.to_float(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16))
+    assert x.dtype == torch.float32 and x.flatten().tolist() == [np.float32(i) / np.float32(255) for i in range(256)]
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_balanced_subset(order):
+    """The first n images of a data set that is sorted by class; a subset that changes; repeated or unsorted indices."""
+    y = np.repeat(np.arange(4), (50, 60, 70, 5))
+    y = y if order == "sorted" else np.random.default_rng(1).permutation(y)
+    keep = igdm.balanced_subset(y, 18)
+    assert (np.diff(keep) > 0).all() and sorted(np.bincount(y[keep])) == [4, 4, 5, 5]
+    assert np.bincount(y[igdm.balanced_subset(y, 50)])[3] == 5 and len(igdm.balanced_subset(y, 1000)) == 185
+    assert (keep == igdm.balanced_subset(y, 18)).all() and keep[y[keep] == 2].max() - keep[y[keep] == 2].min() > 5
+
+def arrays(**other):
+    """A data set of 3 classes, 24 images 8x8 to train and 12 to test, with arrays replaced; None leaves one out."""
+    x = np.random.default_rng(0).integers(0, 256, (36, 8, 8), dtype=np.uint8)
+    y = np.arange(36) % 3
+    parts = dict(x_train=x[:24], y_train=y[:24], x_test=x[24:], y_test=y[24:]) | other
+    return {name: value for name, value in parts.items() if value is not None}
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_good_npz(tmp_path, channels):
+    """A layout that is refused or misread: rows for columns, channels for rows."""
+    x = np.random.default_rng(0).integers(0, 256, (36, 8, 10, *channels), dtype=np.uint8)
+    np.savez(tmp_path / "d.npz", **arrays(x_train=x[:24], x_test=x[24:], y_train=np.arange(24, dtype=np.uint8) % 3))
+    data = igdm.load_data(str(tmp_path / "d.npz"), tmp_path, limit_train=6)
+    assert data.x_train.shape == (6, *(channels or (1,)), 8, 10) and data.classes == 3 and data.y_train.dtype == torch.int64
+    close(data.x_test[5, -1, 7, 2].item(), int(x[29, 7, 2].max() if not channels else x[29, 7, 2, -1]))
+    assert data.y_train.bincount().tolist() == [2, 2, 2] and data.y_test.tolist() == list(range(3)) * 4
+
+IMAGES = arrays()["x_train"]
+BAD_NPZ = {     # what is in the file, and what the message must name
+    "objects": (dict(x_train=np.array([{}] * 24)), "allow_pickle"),
+    "float images": (dict(x_train=IMAGES / 255), "x_train is float64"),
+    "5-d": (dict(x_train=IMAGES[:, :, :, None, None]), "x_train is uint8 (24, 8, 8, 1, 1)"),
+    "flat": (dict(x_train=IMAGES.reshape(24, 64)), "x_train is uint8 (24, 64)"),
+    "channels first": (dict(x_train=np.zeros((24, 3, 32, 32), np.uint8)), "x_train is uint8 (24, 3, 32, 32)"),
+    "4 channels": (dict(x_train=np.zeros((24, 8, 8, 4), np.uint8)), "x_train is uint8 (24, 8, 8, 4)"),
+    "tiny": (dict(x_train=IMAGES[:, :4, :4]), "x_train is uint8 (24, 4, 4)"),
+    "empty": (dict(x_test=IMAGES[:0], y_test=np.arange(0)), "x_test is uint8 (0, 8, 8)"),
+    "other size": (dict(x_test=np.zeros((12, 9, 9), np.uint8)), "x_test is uint8 (12, 9, 9)"),
+    "label count": (dict(y_train=np.arange(23) % 3), "y_train is int64 (23,)"),
+    "2-d labels": (dict(y_train=np.eye(24, 3, dtype=int)), "y_train is int64 (24, 3)"),
+    "float labels": (dict(y_train=np.arange(24) % 3 / 1), "y_train is float64"),
+    "negative": (dict(y_train=np.arange(24) % 3 - 1), "from 0"),
+    "label only in test": (dict(y_test=np.arange(12) % 4), "y_test is int64"),
+    "missing": (dict(y_test=None), "y_test"),
+}
+
+@pytest.mark.parametrize("name", [*BAD_NPZ, "truncated", "no file", "no zip"])
+def test_bad_npz(tmp_path, name):
+    """A broken data set that is trained on, or ends in a traceback."""
+    path, (content, fragment) = tmp_path / "d.npz", BAD_NPZ.get(name, ({}, "is no .npz"))
+    np.savez(path, **arrays(**content))
+    if name == "truncated":
+        path.write_bytes(path.read_bytes()[:-300])
+    if name == "no zip":
+        path.write_bytes(b"hello")
+    if name == "no file":
+        path.unlink()
+    with pytest.raises(UserError) as error:
+        igdm.read_npz(path)
+    assert fragment in str(error.value) and "d.npz" in str(error.value) and "\n" not in str(error.value)
+
+def test_digits_are_packed_once(tmp_path, monkeypatch):
+    """A data set read again from its source in every run; a split that loses images or a class; wrong grey levels."""
+    first = igdm.load_data("digits", tmp_path / "new" / "data")
+    monkeypatch.setattr(igdm, "read_original", None)
+    second = igdm.load_data("digits", tmp_path / "new" / "data")
+    assert [path.name for path in (tmp_path / "new").rglob("*.*")] == ["digits.npz"] and first.classes == second.classes == 10
+    assert all(torch.equal(a, b) for a, b in zip(first[:4], second[:4]))
+    assert first.x_train.shape == (1437, 1, 8, 8) and first.y_test.bincount().tolist() == pytest.approx([36] * 10, abs=2)
+    assert first.x_train.dtype == torch.uint8 and len(first.x_train.unique()) == 17 and first.x_test.max() == 255
+
+@pytest.mark.parametrize("name, url", [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz"),
+                                       ("svhn", "test_32x32.mat"), ("tiny-imagenet", "tiny-imagenet-200.zip")])
+def test_download_failure(tmp_path, monkeypatch, name, url):
+    """A user without network who is not told what to put where, and how to go on without."""
+    def fail(*_):
+        raise RuntimeError("File not found\nor corrupted.")
+    monkeypatch.setattr(igdm, "read_original", fail)
+    with pytest.raises(UserError) as error:
+        igdm.load_data(name, tmp_path / "d")
+    assert all(words in str(error.value) for words in (name, url, str(tmp_path / "d"), "--dataset digits", "or corrupted"))
+    assert "\n" not in str(error.value) and not list(tmp_path.rglob("*.npz"))
+
+def test_generator():
+    """Two steps, epochs or seeds with the same noise, or one that depends on what was drawn before."""
+    keys = list(itertools.product(range(3), repeat=2)) + list(itertools.product(range(3), repeat=3)) + [(0, "aa"), (0, "cw"), (12,)]
+    drawn = [torch.rand(3, generator=igdm.generator("cpu", *key)).tolist() for key in keys]
+    assert len({tuple(row) for row in drawn}) == len(keys)
+    torch.manual_seed(5)
+    assert drawn == [torch.rand(3, generator=igdm.generator("cpu", *key)).tolist() for key in keys]
+
+
+# Metrics
+
+def test_gradient_alignment():
+    """Another scalar than the cross-entropy with the true label, a mean over the batch, S and T exchanged."""
+    W, V = torch.randn(2, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (x, y), S, T = batch(), linear(W), linear(V)
+    s, t = ((p(model(x)) - torch.eye(3)[y]).detach() @ weight for model, weight in ((S, W), (T, V)))
+    with torch.no_grad():
+        ours = igdm.gradient_alignment(S, T, x, y)
+    size = {"gradient_student": (s * s).sum(1).sqrt(), "gradient_teacher": (t * t).sum(1).sqrt()}
+    expected = dict(size, gd=((s - t) ** 2).sum(1).sqrt(), gc=(s * t).sum(1) / size["gradient_student"] / size["gradient_teacher"])
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        close(ours[name], expected[name])
+
+def test_point_wise_distance():
+    """Eq. 10 of logits instead of softmax outputs, or a mean instead of a norm."""
+    S, T, (x, _) = net(1), net(2), batch()
+    close(igdm.point_wise_distance(S, T, x), ((p(S(x)) - p(T(x))) ** 2).sum(1).sqrt())
+
+def test_remainder():
+    """J e left out, or taken at another point; a remainder that is not 0 for a linear model; a wrong denominator."""
+    x, eps = batch()[0], 0.1
+    e = torch.empty_like(x).uniform_(-eps, eps, generator=igdm.generator("cpu", 7))
+    f = net(1)
+    with torch.no_grad():
+        ours = igdm.remainder(f, x, eps, igdm.generator("cpu", 7))
+        je = (f(x + 1e-6 * e) - f(x - 1e-6 * e)) / 2e-6
+        close(ours, ((f(x + e) - f(x) - je) ** 2).sum(1).sqrt() / (f(x + e) ** 2).sum(1).sqrt(), rtol=1e-5)
+        assert ours.min() > 1e-5 and igdm.remainder(linear(torch.ones(3, 64).double()), x, eps, None).max() < 1e-12
+
+
+# What a user can get wrong
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a good data set, d.npz, and files that are not what they should be."""
+    here = tmp_path_factory.mktemp("cli")
+    np.savez(here / "d.npz", **arrays())
+    np.savez(here / "floats.npz", **arrays(x_train=IMAGES / 255))
+    (here / "torn.npz").write_bytes((here / "d.npz").read_bytes()[:-300])
+    (here / "html.pt").write_text("<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
+    (here / "empty.pt").write_bytes(b"")
+    (here / "raw.pt").write_bytes(pickle.dumps(Hostile(), 2))
+    torch.save({"state_dict": Hostile()}, here / "hostile.pt")
+    torch.save(igdm.models.build("wrn-10-1", 7, 1).state_dict(), here / "seven.pt")
+    (here / "toy_networks.py").write_text(
+        "import torch.nn as nn\n"
+        "def wide(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 2))\n"
+        "def number(num_classes): return num_classes\n"
+        "def fails(num_classes): raise ValueError('out of\\nideas')\n")
+    return here
+
+D = "--dataset d.npz --student wrn-10-1 --batch 8"
+T = "--method ard --teacher-arch wrn-10-1 --teacher"
+BAD = [     # the command, and what the message must hold
+    ("--method rlsad", "rslad"), ("--match idgm", "trades-like"), ("--igdm --surrogate l3", "l2"), ("--inner both", "--inner"),
+    ("--augment flip", "crop-flip"), ("--epochs ten", "--epochs: ten is not a whole number"), ("--epochs 0", "0 is not"),
+    ("--epochs 1.5", "1.5 is not"), ("--epochs", "--epochs"), ("--nonsense 3", "--nonsense"), ("--batch 1", "1 is not"),
+    ("--lr 0", "0 is not"), ("--lr 1/0", "1/0 is not"), ("--lr nan", "nan is not"), ("--lr inf", "inf is not"),
+    ("--lr 1e999", "1e999 is not"), ("--lr one", "--lr: one is not"), ("--eps 8", "--eps: 8 is not"), ("--eps=-1/255", "-1/255 is not"),
+    ("--step-size 0", "--step-size: 0"), ("--steps=-1", "--steps: -1"), ("--seed=-1", "--seed: -1"), ("--seed 0.5", "0.5 is not"),
+    ("--weight-decay=-5e-4", "--weight-decay: -5e-4"), ("--igdm --alpha=-1", "--alpha: -1"), ("--rslad-scale x", "--rslad-scale: x"),
+    ("--limit-train 0", "--limit-train: 0"), ("--limit-test no", "--limit-test: no"), ("--aa-n 0", "--aa-n: 0"),
+    ("--probe=-1", "--probe: -1"), ("--threads 0", "--threads: 0"), ("--teacher-epochs 0", "--teacher-epochs: 0"),
+    ("--dataset cifar1000", "cifar100, svhn"), ("--attacks clean,fsgm", "fgsm"), ("--surrogate l1", "--igdm"),
+    ("--match direct --surrogate l1", "--igdm"), ("--alpha 1", "--igdm"), ("--ramp-epochs 5", "--igdm"),
+    ("--method ard --inner student", "ard"), ("--ard-t 3", "--ard-t does not belong to --method rslad"),
+    ("--adaad-lambda 1 --method adaiad", "--adaad-lambda"), ("--drops 100;150", "100;150"), ("--drops 1.5", "1.5"),
+    ("--device tpu", "--device tpu"), ("--device cuda:x", "--device cuda:x"), ("--dataset tiny-imagenet --igdm --method pgd-at", "--teacher"),
+    ("--dataset svhn --teacher bdm", "pgd-at"), ("--teacher ltd2", "bdm, ikl, ltd, pgd-at"), ("--teacher bdm,ltd", "--eval-only"),
+    ("--teacher nowhere.pt", "nowhere.pt"), ("--teacher bdm --teacher-arch rn18", "--teacher-arch"),
+    ("--teacher bdm --teacher-epochs 3", "--teacher-epochs"), ("--dataset nowhere.npz", "nowhere.npz"),
+    ("--dataset floats.npz", "x_train is float64"), ("--dataset torn.npz", "torn.npz"), ("--dataset d.npz", "24 training images"),
+    ("--dataset digits --batch 2000", "1437 training images"), (f"{D} --student resnet", "rn18, mnv2"), (f"{D} --student wrn-11-1", "wrn-11-1"),
+    (f"{D} --student no.where:f", "no.where:f"), (f"{D} --student toy_networks:gone", "gone"), (f"{D} --student toy_networks:number", "int"),
+    (f"{D} --student toy_networks:fails", "ideas"), (f"{D} --student toy_networks:wide", "(2, 5), not (2, 3)"),
+    (f"{D} {T} hostile.pt", "execute code"), (f"{D} {T} raw.pt", "execute code"), (f"{D} {T} html.pt", "web page"),
+    (f"{D} {T} empty.pt", "is empty"), (f"{D} {T} d.npz", "d.npz"), (f"{D} {T} seven.pt", "7 classes, the data 3"),
+    (f"{D} --method ard --teacher seven.pt", "--teacher-arch"), (f"{D} {T} seven.pt --teacher-arch vgg", "vgg"),
+    (f"{D} {T} seven.pt --teacher-arch wrn-16-1", "seven.pt"), (f"{D} {T} seven.pt,html.pt", "--eval-only"),
+    (f"{D} --eval-only nowhere.pt", "nowhere.pt"), (f"{D} --eval-only html.pt", "web page"), (f"{D} --method pgd-at --out d.npz", "d.npz"),
+    ("--dataset d.npz --eval-only seven.pt", "--student"),
+]
+
+def check(code, err, fragment, before, folder):
+    lines = err.splitlines()
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("igdm.py: error: ") and fragment in lines[0]
+    assert len(lines[0]) < 500 and {*folder.rglob("*")} - before <= {folder / "data", folder / "data" / "digits.npz"}
+
+@pytest.mark.parametrize("command, fragment", BAD)
+def test_bad_command(folder, monkeypatch, capsys, command, fragment):
+    """A traceback, a long run that fails at its end, or a mistake that nobody hears of; code in a checkpoint that runs."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*folder.rglob("*")}
+    code = igdm.main(command.split())
+    check(code, capsys.readouterr().err, fragment, before, folder)
+
+@pytest.mark.parametrize("command, fragment", [BAD[0], ("--dataset floats.npz", "uint8"), (f"{D} {T} hostile.pt", "execute code")])
+def test_bad_command_as_a_process(folder, command, fragment):
+    """Warnings or a traceback beside the message; another exit code than main's."""
+    before = {*folder.rglob("*")}
+    done = subprocess.run([sys.executable, HERE / "igdm.py", *command.split()], cwd=folder, capture_output=True, text=True)
+    check(done.returncode, done.stderr, fragment, before, folder)
+
+
+SMALL = ("rn18", "mnv2", "parn18", "wrn-10-1", "wrn-16-2", "wrn-16-2-silu")
+ADVICE = "check the path, or delete the file and get it again"
+
+
+def shaken(arch, classes=10, **size):
+    """A model whose batch norms are far from the identity, so that a forgotten or misplaced one shows."""
+    model = models.build(arch, classes, **size)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            for tensor, low, high in ((m.weight, .5, 1.5), (m.bias, -.2, .2), (m.running_mean, -.2, .2), (m.running_var, .5, 2)):
+                nn.init.uniform_(tensor, low, high)
+    return model
+
+
+@pytest.mark.parametrize("arch, classes, count", [("rn18", 100, 11220132), ("mnv2", 100, 2412212), ("mnv2", 10, 2296922),
+                                                  ("wrn-28-10", 100, 36536884), ("wrn-28-10-silu", 100, 36536884)])
+def test_parameter_counts(arch, classes, count):
+    """Would catch a wrong width, depth or stage; the counts are those of the published networks."""
+    with torch.device("meta"):
+        assert sum(p.numel() for p in models.build(arch, classes).parameters()) == count
+
+
+@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("side, channels", [(8, 1), (32, 3), (64, 3)])
+def test_shapes(arch, side, channels):
+    """Would catch a pooling of fixed size, and three channels taken for granted."""
+    model = models.build(arch, 7, channels).eval()
+    with torch.no_grad():
+        assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
+
+
+def robustbench_keys(silu, classes=10, extra=False):
+    """Names and shapes of RobustBench's WRN-16-2, written down from its own checkpoints, independent of models.py."""
+    def bn(name, n):
+        return {f"{name}.{k}": [n] for k in ("weight", "bias", "running_mean", "running_var")} | {f"{name}.num_batches_tracked": []}
+
+    keys, stages = {}, [(1, 16, 32), (2, 32, 64), (3, 64, 128)] + [("sub", 16, 32)] * extra
+    keys["init_conv.weight" if silu else "conv1.weight"] = [16, 3, 3, 3]
+    for stage, n, m in stages:
+        for i, n_in in enumerate((n, m)):
+            p = f"layer.{stage - 1}.block.{i}." if silu else "sub_block1.layer.%d." % i if stage == "sub" else f"block{stage}.layer.{i}."
+            norms, convs, short = ("batchnorm_0 batchnorm_1", "conv_0 conv_1", "shortcut") if silu else ("bn1 bn2", "conv1 conv2", "convShortcut")
+            keys |= bn(p + norms.split()[0], n_in) | bn(p + norms.split()[1], m)
+            keys |= {f"{p}{convs.split()[0]}.weight": [m, n_in, 3, 3], f"{p}{convs.split()[1]}.weight": [m, m, 3, 3]}
+            keys |= {f"{p}{short}.weight": [m, n_in, 1, 1]} if i == 0 else {}
+    keys |= bn("batchnorm" if silu else "bn1", 128)
+    head = "logits" if silu else "fc"
+    return keys | {f"{head}.weight": [classes, 128], f"{head}.bias": [classes]}
+
+
+@pytest.mark.parametrize("arch, extra", [("wrn-16-2", False), ("wrn-16-2", True), ("wrn-16-2-silu", False)])
+def test_robustbench_checkpoint_loads(arch, extra, tmp_path):
+    """Would catch a renamed parameter, LTD's unused sub_block1 refused, and stored mean and std refused."""
+    silu = arch.endswith("silu")
+    state = {k: torch.rand(shape) if shape else torch.tensor(0) for k, shape in robustbench_keys(silu, extra=extra).items()}
+    model = models.build(arch, 10)
+    assert {k: list(v.shape) for k, v in model.state_dict().items()} == robustbench_keys(silu)
+    torch.save(state | ({"mean": torch.zeros(3), "std": torch.ones(3)} if silu else {}), tmp_path / "c.pt")
+    models.load_state(model, tmp_path / "c.pt", arch)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    if silu:   # the data set's normalisation stays
+        assert model.mean.flatten().tolist() == [.5] * 3
+
+
+def test_mean_refused_by_model_that_does_not_normalise(tmp_path):
+    """Would catch a normalisation that is dropped in silence: the network would then see other inputs."""
+    model = models.build("wrn-10-1", 10)
+    torch.save(model.state_dict() | {"mean": torch.zeros(3)}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match='Unexpected.*"mean"'):
+        models.load_state(model, tmp_path / "c.pt", "wrn-10-1")
+
+
+@pytest.mark.parametrize("wrapper", ("", *models.WRAPPERS))
+@pytest.mark.parametrize("prefix", ("", "module.", "model.", "_orig_mod.", "module._orig_mod.model."))
+def test_wrappers_and_prefixes(wrapper, prefix, tmp_path):
+    """Would catch checkpoints of DataParallel, torch.compile and other people's scripts turned away."""
+    weights = {"conv1.weight": torch.ones(2), "model_a.module.b": torch.ones(1)}
+    stored = {prefix + k: v for k, v in weights.items()}
+    torch.save({"epoch": 3, wrapper: stored} if wrapper else stored, tmp_path / "c.pt")
+    assert list(models.read_state_dict(tmp_path / "c.pt")) == list(weights)
+
+
+def test_model_that_is_a_wrapper(tmp_path):
+    """Would catch the loss of the prefix where it is the network's own."""
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.Linear(2, 3)
+    a, b = Own(), Own()
+    torch.save(a.state_dict(), tmp_path / "c.pt")
+    models.load_state(b, tmp_path / "c.pt", "own")
+    assert torch.equal(a.model.weight, b.model.weight)
+
+
+def test_no_num_batches_tracked(tmp_path):
+    """Would catch checkpoints older than PyTorch 0.4.1 turned away."""
+    model = shaken("wrn-10-1")
+    torch.save({k: v for k, v in model.state_dict().items() if not k.endswith("tracked")}, tmp_path / "c.pt")
+    models.load_state(models.build("wrn-10-1", 10), tmp_path / "c.pt", "wrn-10-1")
+
+
+def test_silu_padding_at_stride_2():
+    """Would catch PyTorch's symmetric padding, with which published weights lose accuracy without any error."""
+    conv = models.build("wrn-10-1-silu", 10).layer[1].block[0].conv_0
+    x, w = torch.rand(1, 16, 8, 8), conv.weight
+    padded = torch.zeros(1, 16, 9, 9)
+    padded[:, :, :8, :8] = x
+    expected = torch.stack([torch.stack([(padded[0, :, i:i + 3, j:j + 3] * w).sum((1, 2, 3)) for j in (0, 2, 4, 6)], 1)
+                            for i in (0, 2, 4, 6)], 1)[None]
+    assert torch.allclose(conv(x), expected, atol=1e-5)
+
+
+def test_silu_normalises():
+    """Would catch mean and std swapped, or ignored."""
+    torch.manual_seed(0)
+    a = models.build("wrn-10-1-silu", 10, mean=(.1, .2, .3), std=(.4, .5, .6)).eval()
+    b = models.build("wrn-10-1-silu", 10, mean=(0., 0., 0.), std=(1., 1., 1.)).eval()
+    b.load_state_dict(a.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    channels = [(x[:, c] - m) / s for c, (m, s) in enumerate(((.1, .4), (.2, .5), (.3, .6)))]
+    assert torch.allclose(a(x), b(torch.stack(channels, 1)), atol=1e-5)
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def bad_file(kind, folder):
+    path, model = folder / f"{kind}.pt", models.build("wrn-10-1", 10)
+    state = model.state_dict()
+    if kind == "web page":
+        path.write_text("\ufeff\n <!DOCTYPE html><html>Too many users</html>")
+    elif kind in ("empty", "text", "binary", "foreign pickle"):
+        path.write_bytes({"empty": b"", "text": b"hello\n", "binary": bytes(range(128, 256)),
+                          "foreign pickle": pickle.dumps(Payload(folder / "ran"))}[kind])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        state["fc.bias"][0] = {"nan": float("nan"), "infinity": float("inf")}.get(kind, 0)
+        contents = {"hostile": {"state_dict": state, "x": Payload(folder / "ran")}, "whole model": model, "list": [torch.ones(1)],
+                    "no tensors": {"epoch": 1}, "nothing": {}}
+        torch.save(contents.get(kind, state), path, _use_new_zipfile_serialization=kind != "old cut")
+        data = bytearray(path.read_bytes())
+        if kind == "flipped":
+            with zipfile.ZipFile(path) as archive:
+                biggest = max(archive.infolist(), key=lambda i: i.file_size)
+            data[biggest.header_offset + 200 + biggest.file_size // 2] ^= 1
+        path.write_bytes(data[:len(data) // 2] if kind in ("cut", "old cut") else data)
+    return path
+
+
+@pytest.mark.parametrize("kind, said, remedy", [
+    ("missing", "No such file", ADVICE), ("folder", "cannot be read", ADVICE), ("empty", "is empty", ADVICE),
+    ("web page", "is a web page", ADVICE), ("text", "neither a zip archive nor a pickle", ADVICE),
+    ("binary", "neither a zip archive nor a pickle", ADVICE), ("foreign pickle", "that torch.save wrote", ADVICE),
+    ("flipped", "is damaged (flipped/data/", ADVICE), ("cut", "cannot be read", ADVICE), ("old cut", "is damaged", ADVICE),
+    ("hostile", "mkdir, and unpickling that could execute code", "weights_only=False"),
+    ("whole model", "models.Net, and unpickling that could execute code", "weights_only=False"),
+    ("no tensors", "holds no weights", "save model.state_dict()"), ("nothing", "holds no weights", "save model.state_dict()"),
+    ("list", "holds no weights", "save model.state_dict()"),
+    ("nan", "NaN or infinity in fc.bias", "earlier checkpoint"), ("infinity", "NaN or infinity in fc.bias", "earlier checkpoint")])
+def test_bad_files(kind, said, remedy, tmp_path):
+    """Would catch code in a file run, damage loaded in silence, and a traceback in place of one line with a remedy."""
+    path = bad_file(kind, tmp_path)
+    with pytest.raises(UserError) as caught:
+        models.read_state_dict(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and said in message and remedy in message and "\n" not in message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("arch, classes, change, said", [
+    ("wrn-10-1", 100, {}, ["it has 10 classes, the data 100", "use a checkpoint trained on this data"]),
+    ("wrn-10-2", 10, {}, ["does not fit wrn-10-2", "size mismatch for block1.layer.0.conv1.weight", "another architecture"]),
+    ("rn18", 10, {}, ["does not fit rn18", 'Missing key(s) in state_dict: "layer1.0.conv1.weight"', 'Unexpected key(s) in state_dict: "block1']),
+    ("wrn-10-1", 10, {"more": torch.ones(1)}, ['Unexpected key(s) in state_dict: "more"']),
+    ("wrn-10-1", 10, {"fc.bias": None}, ['Missing key(s) in state_dict: "fc.bias"'])])
+def test_checkpoint_of_another_model(arch, classes, change, said, tmp_path):
+    """Would catch a lax load, after which part of the network is random."""
+    state = models.build("wrn-10-1", 10).state_dict() | change
+    torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "c.pt")
+    with pytest.raises(UserError) as caught:
+        models.load_state(models.build(arch, classes), tmp_path / "c.pt", arch)
+    assert all(s in str(caught.value) for s in (str(tmp_path / "c.pt"), *said)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arch, said", [(a, "unknown architecture") for a in ("foo", "wrn-11-1", "wrn-4-1", "wrn-10-0", "wrn-28")] + [
+    ("no_such.module:f", "No module named"), ("own_net:nix", "no attribute 'nix'"), ("own_net:number", "gave int"), (":f", "failed")])
+def test_bad_architectures(arch, said, tmp_path, monkeypatch):
+    """Would catch a traceback for a typo."""
+    (tmp_path / "own_net.py").write_text("import torch\ndef number(num_classes): return 1\n"
+                                         "def net(num_classes): return torch.nn.Linear(2, num_classes)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_net", raising=False)
+    assert models.build("own_net:net", 5).out_features == 5
+    with pytest.raises(UserError, match=said) as caught:
+        models.build(arch, 10)
+    assert arch in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sent, said", [(b"", "is empty"), (b"<html>", "web page"), (b"PK\3\4cut", "cannot be read"), (None, "No such file"),
+                                        (OSError("quota\nexceeded"), "quota exceeded"), (ImportError("no gdown"), "no gdown")])
+def test_failed_download_leaves_nothing(sent, said, tmp_path, monkeypatch):
+    """Would catch half a download taken for the teacher the next time."""
+    def download(url, output):
+        if isinstance(sent, Exception):
+            open(output, "wb").write(b"half")
+            raise sent
+        if sent is not None:
+            open(output, "wb").write(sent)
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+    with pytest.raises(UserError) as caught:
+        models.fetch("ID", tmp_path / "new" / "t.pt")
+    for part in (said, "https://drive.google.com/uc?id=ID", str(tmp_path / "new" / "t.pt"), "--teacher pgd-at"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value) and not os.listdir(tmp_path / "new")
+
+
+def test_download(tmp_path, monkeypatch):
+    """Would catch a second download of what is there."""
+    calls = []
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(
+        download=lambda url, output: (calls.append(url), torch.save({"a": torch.ones(1)}, output))))
+    for _ in range(2):
+        assert list(models.read_state_dict(models.fetch("ID", tmp_path / "t.pt"))) == ["a"]
+    assert len(calls) == 1 and os.listdir(tmp_path) == ["t.pt"]
+
+
+@pytest.mark.parametrize("arch, left", [("rn18", 0), ("mnv2", 0), ("wrn-10-1", 4), ("wrn-16-2-silu", 7), ("parn18", 9)])
+def test_fold_equals_eval_mode(arch, left):
+    """Would catch a batch norm folded into the wrong convolution or forgotten; in double, as ReLU's kink magnifies rounding."""
+    model = shaken(arch).double().to(memory_format=torch.channels_last).train()
+    before = copy.deepcopy(model.state_dict())
+    folded = models.fold(model)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(m.training for m in folded.modules()) and not any(p.requires_grad for p in folded.parameters())
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == left
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in folded.parameters() if p.ndim == 4)
+    x, y = torch.rand(2, 3, 16, 16, dtype=torch.double, requires_grad=True), torch.tensor([1, 2])
+    values = [(out, *torch.autograd.grad(F.cross_entropy(out, y), x)) for out in (model.eval()(x), folded(x))]
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(*values))
+
+
+def own_net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5))
+
+
+@pytest.mark.parametrize("make", [lambda: shaken("rn18"), lambda: shaken("mnv2"), lambda: shaken("wrn-10-1-silu"), own_net])
+def test_refreshed_fold_equals_fresh_one(make):
+    """Would catch attacks on the weights or statistics of an earlier step."""
+    torch.manual_seed(0)
+    model, x = make().train(), torch.rand(4, 3, 16, 16)
+    model(x)
+    copied = models.fold(model)
+    parts = {k: id(v) for k, v in copied.named_parameters()}
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    F.cross_entropy(model(x), torch.arange(4)).backward()
+    sgd.step()
+    fresh = models.fold(model)
+    assert not torch.equal(copied(x), fresh(x))
+    assert models.fold(model, copied) is copied and parts == {k: id(v) for k, v in copied.named_parameters()}
+    assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in copied.state_dict().items())
+    assert torch.equal(copied(x), fresh(x))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Whole runs, small: a teacher, a student, the evaluation; stopping, going on, refusing
+
+TINY = ("--dataset digits --student wrn-10-1 --teacher-arch wrn-10-1 --teacher-epochs 1 --limit-train 128 --limit-test 40 "
+         "--batch 32 --steps 2 --epochs 2 --probe 20 --attacks clean,pgd").split()
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_timing(path):
+    """A run's log and result but for what is timed."""
+    rows = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    result = json.loads((path / "result.json").read_text())
+    return [{k: v for k, v in row.items() if k != "timing"} for row in rows], {k: v for k, v in result.items() if k != "timing"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder in which one small run of rslad + igdm, its teacher first, went through."""
+    folder = tmp_path_factory.mktemp("whole")
+    before = os.getcwd()
+    os.chdir(folder)
+    assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/a"]) == 0
+    os.chdir(before)
+    return folder
+
+
+def test_whole_run(whole):
+    """A run that forgets a file, a metric, an n or the outcome per image, or whose student is not a usable teacher."""
+    out, teacher = whole / "runs/a", whole / "runs/teacher-digits-wrn-10-1-epochs1-limit-train128"
+    assert {p.name for p in out.iterdir()} == {".lock", "config.json", "log.jsonl", "last.pt", "previous.pt", "student.pt",
+                                               "result.json", "outcomes.npz"}
+    result, config = (json.loads((out / name).read_text()) for name in ("result.json", "config.json"))
+    names = ["clean", "pgd", "remainder"] + [f"{k}@pgd-at" for k in (
+        "gd", "gc", "gradient_student", "gradient_teacher", "point_uniform", "point_adv")]
+    assert sorted(result["metrics"]) == sorted(names) and all(m["n"] == 40 for m in result["metrics"].values())
+    outcomes = np.load(out / "outcomes.npz")
+    assert 100 * outcomes["pgd"].mean() == pytest.approx(result["metrics"]["pgd"]["value"])
+    assert config["training"]["method"] == "rslad" and config["training"]["teacher"][0] == "pgd-at"
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2] and [row["weight"] for row in log] == [0.5, 1.0]
+    assert all(row["loss_match"] > 0 and row["loss"] == row["loss_base"] + row["loss_match"] for row in log)
+    assert {"clean", "pgd10", "gd", "gc", "remainder"} <= log[0].keys()
+    assert json.loads((teacher / "config.json").read_text())["training"]["method"] == "pgd-at"
+    models.load_state(models.build("wrn-10-1", 10, 1), out / "student.pt", "wrn-10-1")
+
+
+@pytest.mark.parametrize("method", igdm.METHODS)
+@pytest.mark.parametrize("match", (None, "igdm"))
+def test_every_method_runs(whole, method, match, monkeypatch):
+    """A method whose table row, passes or teacher handling break the common loop."""
+    monkeypatch.chdir(whole)
+    argv = [*TINY, "--method", method, "--attacks", "clean", "--epochs", "1", "--steps", "1", "--limit-train", "64",
+            "--limit-test", "10", "--probe", "0", "--teacher", str(whole / "runs/a/student.pt"), "--out",
+            f"runs/{method}-{match}"]
+    argv = [a for i, a in enumerate(argv) if a not in ("--teacher-arch", "--teacher-epochs")
+            and argv[i - 1] not in ("--teacher-arch", "--teacher-epochs")] + (["--igdm"] if match else [])
+    assert igdm.main(argv) == 0
+    row = json.loads((whole / f"runs/{method}-{match}/log.jsonl").read_text())
+    assert np.isfinite(row["loss"]) and (row["loss_match"] > 0) == bool(match)
+
+
+@pytest.mark.parametrize("match", ("direct", "trades-reg", "trades-like"))
+def test_every_ablation_runs(whole, match, monkeypatch):
+    """An ablation that the common loop does not serve."""
+    monkeypatch.chdir(whole)
+    assert igdm.main([*TINY, "--method", "ard", "--match", match, "--epochs", "1", "--attacks", "clean",
+                      "--out", f"runs/{match}"]) == 0
+
+
+def test_same_again_and_another_seed(whole, monkeypatch):
+    """Anything random that does not come from the seed, or a seed that is ignored."""
+    monkeypatch.chdir(whole)
+    for name, seed in (("b", "0"), ("c", "1")):
+        assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", f"runs/{name}", "--seed", seed]) == 0
+    a, b, c = (weights(whole / f"runs/{name}/student.pt") for name in "abc")
+    assert same(a, b) and not same(a, c)
+    assert without_timing(whole / "runs/a") == without_timing(whole / "runs/b") != without_timing(whole / "runs/c")
+
+
+def test_probe_does_not_disturb(whole, monkeypatch):
+    """A probe that moves batch-norm statistics or draws from the training's randomness."""
+    monkeypatch.chdir(whole)
+    assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/no-probe", "--probe", "0"]) == 0
+    assert same(weights(whole / "runs/a/student.pt"), weights(whole / "runs/no-probe/student.pt"))
+
+
+@pytest.mark.parametrize("at", (1, 3, 4, 5, 7))
+def test_interrupted_run_goes_on_exactly(whole, at, monkeypatch, capsys):
+    """Momentum, order, statistics, sums or log lost between a stop after any step (of 4 an epoch) and going on."""
+    monkeypatch.chdir(whole)
+    calls, forward = [0], igdm.forward
+
+    def counted(*args):
+        calls[0] += 1
+        if calls[0] == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*args)
+    argv = [*TINY, "--method", "rslad", "--igdm", "--out", f"runs/stopped{at}"]
+    monkeypatch.setattr(igdm, "forward", counted)
+    assert igdm.main(argv) == 143 and not (whole / f"runs/stopped{at}/student.pt").exists()
+    monkeypatch.setattr(igdm, "forward", forward)
+    assert igdm.main(argv) == 0
+    assert same(weights(whole / "runs/a/student.pt"), weights(whole / f"runs/stopped{at}/student.pt"))
+    assert without_timing(whole / "runs/a") == without_timing(whole / f"runs/stopped{at}")
+
+
+def test_damaged_checkpoint_falls_back(whole, monkeypatch, capsys):
+    """A flipped byte in last.pt that is loaded, or that makes the run start anew."""
+    monkeypatch.chdir(whole)
+    shutil.copytree("runs/a", "runs/torn")
+    for name in ("student.pt", "result.json"):
+        os.remove(f"runs/torn/{name}")
+    data = bytearray(Path("runs/torn/last.pt").read_bytes())
+    with zipfile.ZipFile("runs/torn/last.pt") as archive:       # in a tensor, not in the padding between two
+        tensor = archive.read(max(archive.infolist(), key=lambda record: record.file_size))
+    data[data.find(tensor) + len(tensor) // 2] ^= 1
+    Path("runs/torn/last.pt").write_bytes(data)
+    assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/torn"]) == 0
+    assert "damaged" in capsys.readouterr().err
+    assert same(weights(whole / "runs/a/student.pt"), weights(whole / "runs/torn/student.pt"))
+
+
+def test_fills_in_what_is_lacking(whole, monkeypatch, capsys):
+    """An evaluation that starts over, or does not add, when more attacks are asked for; AutoAttack of another n kept."""
+    monkeypatch.chdir(whole)
+    argv = [*TINY, "--method", "rslad", "--igdm", "--out", "runs/a"]
+    before = json.loads((whole / "runs/a/result.json").read_text())
+    assert igdm.main([*argv, "--attacks", "clean,pgd,fgsm"]) == 0
+    after = json.loads((whole / "runs/a/result.json").read_text())
+    assert after["metrics"].pop("fgsm")["n"] == 40 and after["metrics"] == before["metrics"]
+    assert after["timing"]["pgd"] == before["timing"]["pgd"] and "epoch" not in capsys.readouterr().out
+
+
+def test_other_settings_are_refused_and_fresh_keeps_the_old(whole, monkeypatch, capsys):
+    """Another run silently continued or overwritten; what is measured taken for part of the identity."""
+    monkeypatch.chdir(whole)
+    shutil.copytree("runs/a", "runs/d")
+    argv = [*TINY, "--method", "rslad", "--igdm", "--out", "runs/d"]
+    assert igdm.main([*argv, "--lr", "0.05"]) == 2
+    assert "lr was 0.1, is 0.05" in capsys.readouterr().err
+    assert igdm.main([*argv, "--lr", "0.05", "--epochs", "1", "--fresh"]) == 0
+    assert same(weights(whole / "runs/d.1/student.pt"), weights(whole / "runs/a/student.pt"))
+    assert not same(weights(whole / "runs/d/student.pt"), weights(whole / "runs/a/student.pt"))
+
+
+def test_busy_folder(whole, monkeypatch, capsys):
+    """Two runs into one folder."""
+    monkeypatch.chdir(whole)
+    with igdm.locked(Path("runs/busy")):
+        assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/busy"]) == 75
+    assert "another process works in" in capsys.readouterr().err
+
+
+def test_diverged(whole, monkeypatch, capsys):
+    """Hours spent on, or a good checkpoint overwritten by, a loss that is not finite."""
+    monkeypatch.chdir(whole)
+    monkeypatch.setitem(igdm.MATCH, "igdm", lambda o, s: (o.s_adv.sum() - o.s_minus.sum() + o.t_adv.sum() - o.t_minus.sum()) * math.nan)
+    assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/nan"]) == 3
+    assert "not finite in epoch 1" in capsys.readouterr().err and not (whole / "runs/nan/last.pt").exists()
+
+
+def test_eval_only(whole, monkeypatch, capsys):
+    """--eval-only that trains, needs what config.json beside the checkpoint says, or knows one teacher only."""
+    monkeypatch.chdir(whole)
+    shutil.copytree("runs/a", "runs/copy")
+    teachers = "runs/teacher-digits-wrn-10-1-epochs1-limit-train128/student.pt", "runs/copy/student.pt"
+    assert igdm.main(["--limit-test", "40", "--attacks", "clean", "--eval-only", "runs/a/student.pt",
+                      "--teacher", ",".join(teachers), "--out", "runs/e"]) == 0
+    metrics = json.loads((whole / "runs/e/result.json").read_text())["metrics"]
+    before = json.loads((whole / "runs/a/result.json").read_text())["metrics"]
+    assert metrics["clean"] == before["clean"] and metrics[f"gd@{teachers[0]}"] == before["gd@pgd-at"]
+    assert metrics[f"gd@{teachers[1]}"]["value"] == pytest.approx(0, abs=1e-4)
+    assert metrics[f"point_adv@{teachers[0]}"] == before["point_adv@pgd-at"] and before["point_adv@pgd-at"]["method"] == "rslad"
+    assert not (whole / "runs/e/last.pt").exists()
+
+
+@pytest.mark.parametrize("classes, attacks", ((4, ["apgd-ce", "apgd-t", "fab-t", "square"]), (2, ["apgd-ce", "fab-t", "square"])))
+def test_autoattack(whole, classes, attacks, monkeypatch, capsys):
+    """One of the standard version's attacks left out, its images miscounted, or failing where classes are few."""
+    x = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+    y = x.mean((1, 2)).argsort().argsort() * classes // 24
+    np.savez(whole / f"{classes}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    monkeypatch.chdir(whole)
+    monkeypatch.setattr("pyautoattack.square.SquareAttack.perturb", lambda self, x, y=None: x)      # 5,000 queries: long
+    assert igdm.main(["--dataset", f"{classes}.npz", "--method", "trades", "--student", "wrn-10-1", "--epochs", "1",
+                      "--batch", "8", "--steps", "1", "--attacks", "clean,aa", "--aa-n", "8", "--eps", "1/25500",
+                      "--probe", "0", "--out", f"runs/{classes}"]) == 0
+    metrics, said = json.loads((whole / f"runs/{classes}/result.json").read_text())["metrics"], capsys.readouterr().err.lower()
+    assert metrics["aa"]["n"] == 8 and 0 < metrics["aa"]["value"] <= 100
+    assert [name for name in ("apgd-ce", "apgd-t", "fab-t", "square") if f"after {name}" in said] == attacks
+
+
+def test_two_commands_as_processes(whole):
+    """What works in process only: imports, exit codes, output that needs a terminal."""
+    done = subprocess.run([sys.executable, str(HERE / "igdm.py"), *TINY, "--method", "rslad", "--igdm", "--out", "runs/a"],
+                          cwd=whole, capture_output=True, text=True)
+    assert done.returncode == 0 and "clean" in done.stdout and "\r" not in done.stderr
+    assert subprocess.run([sys.executable, "-c", "from igdm import igdm_loss, pgd"], cwd=HERE, capture_output=True).stdout == b""
+
+
+def kill_and_go_on(folder, kills, seed):
+    """Run one command in processes killed with SIGKILL at random moments, kills times, then to its end; returns the tally."""
+    command = ("import sys, igdm; igdm.SAVE_EVERY = 0.0; sys.exit(igdm.main())", *TINY, "--method", "rslad", "--igdm",
+               "--epochs", str(max(8, kills // 2)), "--out", "runs/killed")
+    whole_command = [a if a != "runs/killed" else "runs/never-killed" for a in command]
+    env = dict(os.environ, PYTHONPATH=str(HERE))
+    assert subprocess.run([sys.executable, "-c", *whole_command], cwd=folder, env=env, capture_output=True).returncode == 0
+    wait, tally = np.random.default_rng(seed), dict(killed=0, finished=0)
+    last = folder / "runs/killed/last.pt"
+    while tally["killed"] < kills:
+        process = subprocess.Popen([sys.executable, "-c", *command], cwd=folder, env=env, stdout=-3, stderr=-3)
+        before, give_up = last.stat().st_mtime_ns if last.exists() else 0, time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < give_up and (last.stat().st_mtime_ns if last.exists() else 0) == before:
+            time.sleep(0.005)                       # until it has moved on by a checkpoint, so that the whole comes to an end
+        time.sleep(wait.uniform(0, 0.15))           # some steps, an epoch's end, a checkpoint half written
+        tally["killed" if process.poll() is None else "finished"] += 1
+        process.kill()
+        process.wait()
+        if tally["finished"]:
+            break
+    assert subprocess.run([sys.executable, "-c", *command], cwd=folder, env=env, capture_output=True).returncode == 0
+    return tally
+
+
+def test_killed_at_random_moments(whole):
+    """Anything that a SIGKILL at a bad moment loses, doubles or tears; exact is bitwise."""
+    tally = kill_and_go_on(whole, 10, seed=0)
+    assert tally["killed"] >= 10, tally
+    a, b = whole / "runs/killed", whole / "runs/never-killed"
+    assert same(weights(a / "student.pt"), weights(b / "student.pt")) and without_timing(a) == without_timing(b)
