@@ -34,6 +34,7 @@ import math
 import os
 import platform
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -43,6 +44,7 @@ import warnings
 import zipfile
 from fractions import Fraction
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, NamedTuple
@@ -54,6 +56,8 @@ from tqdm import tqdm
 
 import models
 from models import UserError, one_line
+
+HERE = Path(__file__).resolve().parent
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The paper's constants
@@ -187,6 +191,7 @@ def read_npz(path):
         refuse((not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1] or y.min() < 0 or y.max() > arrays[1].max(),
                 f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0, one for each of the {len(x)} images, "
                 "and none in test above those in train"))
+    refuse((arrays[1].max() < 1, f"{path}: there is only one class in y_train"))
     return arrays
 
 def balanced_subset(y, n):
@@ -207,11 +212,14 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
                 folder.mkdir(parents=True, exist_ok=True)
             arrays = read_original(name, folder)
         except Exception as error:   # a downloader may raise anything; what helps is the same
-            raise UserError(f"cannot get {name} ({one_line(error)}): put {SOURCES.get(name)} into {folder} by hand, or use "
-                            "--dataset digits, which needs no download") from error
+            help = (f"put {SOURCES[name]} into {folder} by hand, or use --dataset digits, which needs no download"
+                    if name in SOURCES else "pip install -r requirements.txt")
+            raise UserError(f"cannot get {name} ({one_line(error)}): {help}") from error
         x_train, y_train, x_test, y_test = arrays = [np.asarray(a, t) for a, t in zip(arrays, (np.uint8, np.int64) * 2)]
-        with contextlib.suppress(UserError):   # a read-only folder costs time only
-            write_atomic(path, lambda f: np.savez(f, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test))
+        with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
+            own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
+            write_atomic(own, lambda f: np.savez(f, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test))
+            os.replace(own, path)
     else:
         arrays = read_npz(path)
     tensors = []
@@ -243,8 +251,8 @@ def augment(x, kind, g):
     return F.pad(x, (pad,) * 4).permute(0, 2, 3, 1)[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 def to_float(x):
-    """uint8 images to float32 in [0, 1], channels_last in memory."""
-    return x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    """uint8 images to float32 in [0, 1]."""
+    return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Attacks: one PGD, the objective is its argument
@@ -381,13 +389,11 @@ METHODS = {
     "adaiad": Method(attack_adaad, "gaussian", loss_adaiad, dict(b=0.1, begin=0.3, t=1.0)),     # Huang 2023; code: t = 30
 }
 
-TEACHER_INSIDE = attack_rslad, attack_adaad     # attacks for which --inner student (table 6) puts the student's own
+TEACHER_INSIDE = attack_rslad, attack_adaad     # attacks that --inner student can replace
 
 def inner_maximisation(cfg):
-    """The (attack, start) of cfg.method and cfg.inner."""
-    method = METHODS[cfg.method]
-    own = cfg.inner == "student" and method.inner in TEACHER_INSIDE
-    return (attack_ce, "uniform") if own else (method.inner, method.start)
+    """The (attack, start) of cfg.method, or the student's own, without the teacher (table 6)."""
+    return (attack_ce, "uniform") if cfg.inner == "student" else METHODS[cfg.method][:2]
 
 def igdm_loss(s_plus, s_minus, t_plus, t_minus, surrogate="kl"):
     """L_IGDM, eq. 8: match the student's f(x+delta) - f(x-delta) = 2 J delta + small (eq. 3-6) to the teacher's.
@@ -466,47 +472,49 @@ def forward(S, attacked, T, x, y, cfg, reads, g):
         o.s_minus = S(x_minus)
     return o
 
-def train(S, T, data, cfg, out, stop):
-    """Train the student S to the end of cfg.epochs, going on from out/last.pt if there is one.
+def train(S, T, data, cfg, stop):
+    """Train the student S to the end of cfg.epochs, going on from cfg.out/last.pt if there is one.
 
-    Halts with 3 on a loss that is not finite and, once stop.signal is set, with 128 + signal after a checkpoint."""
-    device, n = data.y_train.device, len(data.y_train)
+    Halts with 3 on a number that is not finite and, once stop.signal is set, with 128 + signal after a checkpoint."""
+    out, device, n = cfg.out, data.y_train.device, len(data.y_train)
     steps = n // cfg.batch                                      # the last partial batch is dropped
     optimizer = torch.optim.SGD(S.parameters(), lr=cfg.lr, momentum=0.9, weight_decay=cfg.weight_decay)
-    state = dict(epoch=1, step=0, sums=torch.zeros(2, dtype=torch.float64), log=[])
-    if before := read_checkpoint(out):
-        state = before
+    zeros = torch.zeros(2, dtype=torch.float64, device=device)
+    start, first, sums, log, attacked, saved = 1, 0, zeros.clone(), [], None, time.monotonic()
+    if state := read_checkpoint(out):
+        start, first, sums, log = state["epoch"], state["step"], state["sums"].to(device), state["log"]
         S.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
-        if state["epoch"] <= cfg.epochs:
-            print(f"going on from epoch {state['epoch']}, step {state['step']} of {steps}")
-    log, attacked, saved = state["log"], None, time.monotonic()
+        if start <= cfg.epochs:
+            print(f"going on from epoch {start}, step {first} of {steps}")
 
-    def checkpoint(epoch, step, sums, over=False):
-        if not torch.isfinite(sums).all():
-            raise Halt(3, f"the loss of {cfg.method} is not finite in epoch {epoch}, by step {step} of {steps}; the last good "
-                          f"state is kept in {out}: see its log.jsonl, and try a smaller --lr or --alpha")
+    def check(epoch, step, sums):
+        values = [sums, *(value for value in S.state_dict().values() if value.is_floating_point())]
+        if not all(torch.isfinite(value).all() for value in values):
+            raise Halt(3, f"{cfg.method}: loss or weights are not finite in epoch {epoch}, seen after step {step} of {steps}; "
+                       f"{out} keeps the last good checkpoint, if there was one: try a smaller --lr or --alpha")
+
+    def checkpoint(epoch, step, sums):
         if (out / "last.pt").exists():                          # the one before stays until the new one is whole
             os.replace(out / "last.pt", out / "previous.pt")
-        state = dict(epoch=epoch + over, step=0 if over else step, sums=torch.zeros_like(sums) if over else sums, log=log,
-                     student=S.state_dict(), optimizer=optimizer.state_dict())
-        write_atomic(out / "last.pt", lambda file: torch.save(state, file))
+        state = dict(epoch=epoch, step=step, sums=sums, log=log, student=S.state_dict(), optimizer=optimizer.state_dict())
         write_atomic(out / "log.jsonl", lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in log))
+        write_atomic(out / "last.pt", lambda file: torch.save(state, file))     # last: what is ahead of it is done again
 
     S.train()
-    for epoch in range(state["epoch"], cfg.epochs + 1):
-        first, sums = state["step"], state["sums"].to(device)
-        state.update(step=0, sums=torch.zeros_like(sums))
+    for epoch in range(start, cfg.epochs + 1):
+        lr = cfg.lr * 0.1 ** sum(epoch > drop for drop in cfg.drops)
         for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * 0.1 ** sum(epoch > drop for drop in cfg.drops)
+            group["lr"] = lr
         loss = objective(cfg, epoch)
         reads = outputs_read(loss)
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
-        started = shown = time.monotonic()
+        started = time.monotonic()
         with tqdm(range(first, steps), f"epoch {epoch}/{cfg.epochs}", steps, initial=first, leave=False, disable=None,
                   unit=" images", unit_scale=cfg.batch) as bar:
             for step in bar:
                 g = generator(device, cfg.seed, epoch, step)
+                torch.manual_seed(g.initial_seed())             # for a user's network with dropout
                 index = order[step * cfg.batch:(step + 1) * cfg.batch]
                 x, y = to_float(augment(data.x_train[index], cfg.augment, g)), data.y_train[index]
                 attacked = models.fold(S, attacked)
@@ -514,28 +522,30 @@ def train(S, T, data, cfg, out, stop):
                 optimizer.zero_grad()
                 (base + match).backward()
                 optimizer.step()
-                sums += torch.stack((base, match)).detach()     # looked at rarely: a look waits for the device
-                now = time.monotonic()
-                if stop.signal or now - saved > SAVE_EVERY:
+                sums += torch.stack((base, match)).detach()
+                if stop.signal or time.monotonic() - saved > SAVE_EVERY:
+                    check(epoch, step + 1, sums)
                     checkpoint(epoch, step + 1, sums)
-                    saved = now
+                    saved = time.monotonic()
                 if stop.signal:
                     raise Halt(128 + stop.signal, INTERRUPTED)
-                if not bar.disable and now - shown > 1:
+                if not bar.disable and step % 50 == 0:          # rarely: a look at a number waits for the device
                     bar.set_postfix(loss=sums.sum().item() / (step + 1), refresh=False)
-                    shown = now
-        seconds = time.monotonic() - started
+        check(epoch, steps, sums)
         base, match = (sums / steps).tolist()
-        row = dict(epoch=epoch, lr=optimizer.param_groups[0]["lr"], weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs),
-                   loss=base + match, loss_base=base, loss_match=match, **probe(S, T, data, cfg))
-        shown = [f"{name} {row[name]:.4g}" for name in ("lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if name in row]
-        print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
+        seconds = time.monotonic() - started
+        row = dict(epoch=epoch, lr=lr, weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs), loss=base + match, loss_base=base,
+                   loss_match=match, **probe(S, T, data, cfg))
+        print(f"epoch {epoch}/{cfg.epochs}", *(f"{name} {row[name]:.4g}" for name in (
+            "lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if row.get(name)), f"{seconds:.1f} s", sep="  ", flush=True)
+        chance = 1 / data.classes
+        if epoch == math.ceil(cfg.epochs / 10) and 0 < (cfg.probe and row["clean"] / 100) < chance + 2 * math.sqrt(
+                chance * (1 - chance) / cfg.probe):
+            print(f"warning: near chance after epoch {epoch}: {row['clean']:.1f} % of {cfg.probe} clean images", file=sys.stderr)
         log.append(dict(row, timing=dict(seconds=seconds, images_per_second=(steps - first) * cfg.batch / seconds,
-                                         probe_seconds=time.monotonic() - started - seconds)))
-        checkpoint(epoch, steps, sums, over=True)
-        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 20 and row["clean"] < 150 / data.classes:
-            print(f"warning: the student is near chance after epoch {epoch}: {row['clean']:.1f} % of {cfg.probe} clean images",
-                  file=sys.stderr)
+                                         probe_seconds=time.monotonic() - started - seconds, memory_mib=peak_memory(device))))
+        first, sums = 0, zeros.clone()
+        checkpoint(epoch + 1, first, sums)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Evaluation
@@ -563,10 +573,9 @@ def remainder(model, x, eps, g):
 def autoattack(model, x, y, classes, eps, seed):
     """(N,) bool, the images that withstand AutoAttack, standard version, in its authors' package (Croce & Hein 2020)."""
     from pyautoattack import AutoAttack
-    logger, handler = logging.getLogger("auto-attack"), logging.StreamHandler()
-    handler.addFilter(lambda record: "accuracy" in record.getMessage() or record.levelno > logging.INFO)
+    logger = logging.getLogger("auto-attack")                   # shows its progress at DEBUG
+    logger.handlers, logger.propagate = [logging.StreamHandler()], False
     logger.setLevel(logging.DEBUG)
-    logger.handlers, logger.propagate = [handler], False
     adversary = AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=seed, device=x.device)
     # its targeted attacks go for the 9 likeliest other classes, and fail where there are fewer
     adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, classes - 1)
@@ -581,40 +590,46 @@ def pick_test(data, n):
 
 def probe(S, T, data, cfg):
     """What is logged after an epoch, on cfg.probe test images: clean and PGD-10 accuracy, remainder, and GD, GC to T."""
-    if not cfg.probe:
-        return {}
-    keep = pick_test(data, cfg.probe)
-    x, y = to_float(data.x_test[keep]), data.y_test[keep]
-    S, g = models.fold(S), generator(x.device, cfg.seed, "probe")           # the same images and noise after each epoch
-    with torch.no_grad():
-        x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
-        row = dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
-                   remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {}))
-    return {name: values.mean().item() for name, values in row.items()}
+    S, rows = models.fold(S), []
+    for i, piece in enumerate(pick_test(data, cfg.probe).split(128) if cfg.probe else ()):
+        x, y, g = to_float(data.x_test[piece]), data.y_test[piece], generator(data.y_test.device, cfg.seed, "probe", i)
+        with torch.no_grad():                                   # the same images and noise after each epoch
+            x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
+            rows.append(dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
+                             remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {})))
+    return {name: torch.cat([row[name] for row in rows]).mean().item() for name in (rows[0] if rows else ())}
 
-def evaluate(S, teachers, data, cfg, out):
+def peak_memory(device):
+    """MiB: of the GPU's memory what this process has held at most, or of the machine's."""
+    cuda = device.type == "cuda"
+    return torch.cuda.max_memory_allocated(device) / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+def evaluate(S, teachers, data, cfg):
     """Measure S, and to each of teachers (name -> model) GD, GC and point-wise distance; returns what result.json holds.
 
-    Each metric is put into out/result.json with its n as soon as it is known; what is there for the same weights is not
-    measured again. out/outcomes.npz keeps the outcome of every attack per image."""
-    n, device, eps, step = len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
-    result, outcomes = dict(student=cfg.student, weights=fingerprint(S), metrics={}, timing={}), {}
+    Each metric is put into cfg.out/result.json with its n as soon as it is known, and not measured again for the same weights,
+    images, seed, eps and step. outcomes.npz beside it keeps the outcome of every attack per image."""
+    out, n, device, eps, step = cfg.out, len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
+    of = dict(student=cfg.student, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
+              seed=cfg.seed, eps=eps, step=step)
+    result, outcomes = dict(of, metrics={}, timing={}), {}
     if (out / "result.json").exists():
         before = json.loads((out / "result.json").read_text())
-        if before["weights"] == result["weights"]:
+        if {**before, **of} == before:
             result = before
             outcomes = dict(np.load(out / "outcomes.npz")) if (out / "outcomes.npz").exists() else {}
     S = models.fold(S)
 
     def measure(name, function, subset=None, **settings):
         """Means over the test set, or a subset in one piece, of what function(x, y, g) gives: a dict of (batch,) tensors."""
-        settings = dict(n=n if subset is None else len(subset), eps=eps, step=step, **settings)
+        settings = dict(n=n if subset is None else len(subset), **settings)
         if dict(result["metrics"].get(name, {}), value=None) == dict(settings, value=None):
             return
         started, parts = time.monotonic(), []
         pieces = torch.arange(n, device=device).split(128) if subset is None else [subset]
         for i, piece in enumerate(tqdm(pieces, name, leave=False, disable=None)):
-            parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], generator(device, cfg.seed, name.split("@")[0], i)))
+            g = generator(device, cfg.seed, name.split("@")[0], i)
+            parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], g))
         for key in parts[0]:
             values = torch.cat([part[key] for part in parts])
             if not values.isfinite().all():
@@ -624,12 +639,12 @@ def evaluate(S, teachers, data, cfg, out):
             if percent:
                 outcomes[key] = values.cpu().numpy()
                 write_atomic(out / "outcomes.npz", lambda file: np.savez(file, **outcomes))
-        result["timing"][name] = time.monotonic() - started
+        result["timing"][name] = dict(seconds=time.monotonic() - started, memory_mib=peak_memory(device))
         write_json(out / "result.json", result)
 
-    def accuracy(name, attack):
+    def accuracy(name, attack, **settings):
         if name in cfg.attacks:
-            measure(name, lambda x, y, g: {name: S(attack(x, y, g)).argmax(1) == y})
+            measure(name, lambda x, y, g: {name: S(attack(x, y, g)).argmax(1) == y}, **settings)
 
     def point_wise(x, y, g):
         attack, start = inner_maximisation(cfg)
@@ -642,14 +657,16 @@ def evaluate(S, teachers, data, cfg, out):
         accuracy("clean", lambda x, y, g: x)
         accuracy("fgsm", lambda x, y, g: pgd(S, x, attack_ce(S, None, x, y, None), eps, eps, 1, None))
         accuracy("pgd", lambda x, y, g: pgd(S, x, attack_ce(S, None, x, y, None), eps, step, 20, "uniform", g))
-        accuracy("cw", lambda x, y, g: cw(S, x, y, eps, step, 50, cfg.preset.cw_restarts, g))
+        accuracy("cw", lambda x, y, g: cw(S, x, y, eps, step, 50, cfg.preset.cw_restarts, g), restarts=cfg.preset.cw_restarts)
         measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
         for teacher, T in teachers.items():
-            measure(f"gd@{teacher}", lambda x, y, g: {f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()})
-            measure(f"point_adv@{teacher}", point_wise, method=cfg.method)
+            same = dict(teacher=fingerprint(T.state_dict())[:16])
+            measure(f"gd@{teacher}", lambda x, y, g: {
+                f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()}, **same)
+            measure(f"point_adv@{teacher}", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
         if "aa" in cfg.attacks:
             measure("aa", lambda x, y, g: {"aa": autoattack(S, x, y, data.classes, eps, cfg.seed)},
-                    pick_test(data, min(cfg.aa_n or n, n)))
+                    pick_test(data, min(cfg.aa_n or n, n)), version="standard" + " without apgd-t" * (data.classes < 4))
     return result
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -692,6 +709,7 @@ def read_checkpoint(out):
             return models.read_file(path)
         except UserError as error:
             print(f"{error}; looking for the one before", file=sys.stderr)
+            os.replace(path, out / "damaged.pt")                # or it would take the place of the good one
     refuse((paths, f"no checkpoint in {out} is whole; --fresh starts anew"))
 
 @contextlib.contextmanager
@@ -705,34 +723,38 @@ def locked(out, wait=False):
             raise Halt(75, f"another process works in {out}") from None
         yield
 
-def fingerprint(model):
-    """sha256 of a model's state dict, names and values."""
+def fingerprint(tensors):
+    """sha256 of a dict of tensors, names and values."""
     digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in tensors.items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
-def claim(out, cfg, training):
-    """Write config.json, or check that out holds this very run: the same training, whatever is measured and wherever."""
-    path = out / "config.json"
-    if cfg.fresh and path.exists():
-        old = next(p for i in itertools.count(1) if not (p := out.with_name(f"{out.name}.{i}")).exists())
-        old.mkdir()
-        for file in [file for file in out.iterdir() if file.name != ".lock"]:
+def put_aside(out):
+    """Move what the folder out holds to a new one beside it."""
+    old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
+    old.mkdir()
+    for file in sorted(out.iterdir(), key=lambda file: file.name == "config.json"):     # last: it says whose the others are
+        if file.name != ".lock":
             file.rename(old / file.name)
-        print(f"what {out} held is now in {old}")
+    print(f"what {out} held is now in {old}")
+
+def claim(cfg, training):
+    """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured and wherever."""
+    path = cfg.out / "config.json"
     if path.exists():
-        before = json.loads(path.read_text())["training"]
-        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items() if value != before.get(key)]
-        refuse((changed, f"{out} holds another run ({'; '.join(changed)}): give another --out, or --fresh to put it aside"))
-    git = "git -C %s describe --always --dirty 2>/dev/null" % shlex.quote(str(Path(__file__).parent))
-    gpu = cfg.device != "cpu" and torch.cuda.get_device_name(cfg.device)
-    tf32 = bool(gpu and torch.backends.cudnn.allow_tf32)
+        before, over = config_beside(path), (cfg.out / "student.pt").exists()
+        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items() if value != before.get(key)
+                   and not (key == "threads" and (over or None in (value, before.get(key))))]     # they do not count on a GPU
+        refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
+                "put it aside"))
+    git = subprocess.run(("git", "-C", str(HERE), "describe", "--always", "--dirty"), capture_output=True, text=True)
+    gpu = torch.cuda.get_device_name(cfg.device) if cfg.device != "cpu" else None
     write_json(path, dict(
         training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
-        environment=dict(commit=subprocess.getoutput(git), python=platform.python_version(), torch=torch.__version__,
-                         numpy=np.__version__, platform=platform.platform(), cores=os.cpu_count(), gpu=gpu,
-                         precision="float32" + ", convolutions in TF32" * tf32)))
+        environment=dict({name: version(name) for name in ("torch", "torchvision", "numpy", "pyautoattack")}, gpu=gpu,
+                         python=platform.python_version(), platform=platform.platform(), commit=git.stdout.strip(),
+                         precision="TF32 convolutions" if gpu and torch.backends.cudnn.allow_tf32 else "float32")))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Command line
@@ -745,7 +767,7 @@ def at_least(low, kind=int, high=math.inf):
     """An argparse type: a number in [low, high], an int, or a float that may be written as a fraction."""
     def number(text):
         try:
-            value = int(text) if kind is int else float(Fraction(text))
+            value = float(Fraction(text)) if "/" in text else kind(text)
         except (ValueError, ArithmeticError):
             value = math.nan
         if not low <= value <= min(high, sys.float_info.max):
@@ -756,9 +778,10 @@ def at_least(low, kind=int, high=math.inf):
 def make_parser():
     p = Parser(prog="igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False,
                epilog="What is not given follows the paper, by data set, student, teacher and method.")
-    add, count, natural, real, positive = p.add_argument, at_least(1), at_least(0), at_least(0, float), at_least(1e-9, float)
+    add, count, natural = p.add_argument, at_least(1), at_least(0)
+    real, positive, share = at_least(0, float), at_least(1e-9, float), at_least(0, float, 1)
     add("--method", choices=METHODS, help="base method (default rslad)")
-    add("--igdm", action="store_const", const="igdm", dest="match", help="add the IGDM term, eq. 8: --match igdm")
+    add("--igdm", action="store_true", help="add the IGDM term, eq. 8: --match igdm")
     add("--match", choices=MATCH, help="the term to add; those but igdm are the ablations of tables 15 and 16")
     add("--surrogate", choices=("kl", "l1", "l2"), help="distance in the IGDM term (default kl)")
     add("--alpha", type=real, help="weight of the added term in the last epoch (default appendix B.2)")
@@ -766,8 +789,8 @@ def make_parser():
     add("--inner", choices=("teacher", "student"), help="student: attack by cross-entropy on the student alone (table 6)")
     for name, method in METHODS.items():
         for constant, value in method.constants.items():
-            dest = f"{name}.{constant}"
-            add(constant_flag(dest), type=real, dest=dest, metavar="X", help=f"default {value:g}")
+            dest, kind = f"{name}.{constant}", dict(t=positive, a=share, lam=share, begin=share).get(constant, real)
+            add(constant_flag(dest), type=kind, dest=dest, metavar="X", help=f"default {value:g}")
     add("--dataset", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
     add("--data-dir", type=Path, default=Path("data"), help="for data sets and teachers (default data)")
     add("--limit-train", type=count, metavar="N", help="class-balanced subset of the training images")
@@ -786,7 +809,7 @@ def make_parser():
     add("--eps", type=at_least(1e-9, float, 1), help="L-inf radius of all attacks (default 8/255; digits 24/255)")
     add("--step-size", type=positive, help="step of PGD and C&W (default eps/4, the paper's 2/255)")
     add("--steps", type=natural, default=STEPS, help=f"PGD steps in training (default {STEPS})")
-    add("--seed", type=natural, default=0, help="default 0")
+    add("--seed", type=at_least(0, high=2**63 - 1), default=0, help="default 0")
     add("--attacks", default=",".join(ATTACKS), help=f"what to measure at the end (default {','.join(ATTACKS)})")
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all; digits 100)")
     add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 50 training images)")
@@ -794,7 +817,7 @@ def make_parser():
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
     add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
-    add("--threads", type=count, help="CPU threads (default torch's)")
+    add("--threads", type=at_least(1, high=1024), help="CPU threads (default torch's)")
     return p
 
 def constant_flag(name):
@@ -803,6 +826,7 @@ def constant_flag(name):
 def default_alpha(cfg):
     """B.2's value, or that of the nearest row that it has, which is then said."""
     if cfg.match in ALPHA_ABLATION:
+        print(f"alpha {ALPHA_ABLATION[cfg.match]}: that of the best AutoAttack accuracy in the paper's ablation; --alpha sets another")
         return ALPHA_ABLATION[cfg.match]
     dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
     row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
@@ -815,14 +839,17 @@ def default_alpha(cfg):
 def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
-    saved = config_beside(cfg.eval_only) if cfg.eval_only else {}
+    saved = config_beside(cfg.eval_only) if cfg.eval_only and Path(cfg.eval_only).is_file() else {}
     for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
+    refuse((cfg.igdm and cfg.match not in (None, "igdm"), f"--igdm and --match {cfg.match}: one term at a time"))
+    cfg.match = "igdm" if cfg.igdm else cfg.match
     cfg.preset, method = DATASETS.get(cfg.dataset, OWN_DATA), METHODS[cfg.method]
     teacher_inside = method.inner in TEACHER_INSIDE
     constants = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
     foreign = [name for name, value in constants.items() if value is not None and not name.startswith(cfg.method + ".")]
-    cfg.attacks = cfg.attacks.split(",")
+    cfg.attacks, gpus = cfg.attacks.split(","), torch.cuda.device_count()
+    devices = ["cpu", *["cuda"] * (gpus > 0), *(f"cuda:{i}" for i in range(gpus))]
     refuse(
         (not cfg.dataset.endswith(".npz") and cfg.dataset not in DATASETS,
          f"--dataset {cfg.dataset}: not one of {', '.join(DATASETS)}, nor the path of an .npz"),
@@ -834,8 +861,7 @@ def resolve(argv):
          f"{', '.join(name for name, m in METHODS.items() if m.inner in TEACHER_INSIDE)} have"),
         (foreign, f"{', '.join(map(constant_flag, foreign))} does not belong to --method {cfg.method}"),
         (cfg.drops and not re.fullmatch(r"\d+(,\d+)*", cfg.drops), f"--drops {cfg.drops}: must be epochs, as in 100,150"),
-        (cfg.device != "cpu" and not (re.fullmatch(r"cuda(:\d+)?", cfg.device) and torch.cuda.is_available()),
-         f"--device {cfg.device}: there is cpu{', cuda, cuda:N' * torch.cuda.is_available()}"))
+        (cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}"))
 
     cfg.constants = {name: value if (given := constants[f"{cfg.method}.{name}"]) is None else given
                      for name, value in method.constants.items()}
@@ -843,7 +869,7 @@ def resolve(argv):
         if getattr(cfg, name) is None:
             setattr(cfg, name, getattr(cfg.preset, name))
     cfg.student = cfg.student or (None if cfg.eval_only else cfg.preset.student)
-    cfg.surrogate, cfg.inner = cfg.surrogate or "kl", cfg.inner or ("teacher" if teacher_inside else "student")
+    cfg.surrogate, cfg.inner = cfg.surrogate or "kl", cfg.inner or ("teacher" if teacher_inside else None)
     cfg.step_size = cfg.step_size or cfg.eps / 4
     epochs, drops = RSLAD_SCHEDULE.get(cfg.dataset, cfg.preset[:2]) if cfg.method == "rslad" else cfg.preset[:2]
     cfg.epochs = cfg.epochs or epochs
@@ -858,14 +884,15 @@ def resolve(argv):
     cfg.teachers = given.split(",") if given else []
     published = [teacher for dataset, teacher in TEACHERS if dataset == cfg.dataset]
     files = [teacher for teacher in cfg.teachers if Path(teacher).is_file()]
-    unknown = [t for t in cfg.teachers if t not in (*published, *files, "pgd-at") and not t.startswith("robustbench:")]
+    unknown = [name for name in [*cfg.teachers, *filter(None, [cfg.eval_only])] if name not in (*published, "pgd-at")
+               and not name.startswith("robustbench:") and not Path(name).is_file()]
     refuse(
         (needed and not given,
          f"{' + '.join(filter(None, (cfg.method, cfg.match)))} needs a teacher, and {cfg.dataset} has none to fetch: give "
          "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
-        (unknown, f"--teacher {','.join(unknown)}: no such file, and for {cfg.dataset} there are "
+        (unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
          f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
-        (len(cfg.teachers) > 1 and not cfg.eval_only, f"--teacher {given}: several only with --eval-only"),
+        (len(cfg.teachers) > 1 and needed, f"--teacher {given}: {cfg.method} learns from one; several can only be measured against"),
         (cfg.teacher_arch and not files and "pgd-at" not in cfg.teachers,
          "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
         (cfg.teacher_epochs and "pgd-at" not in cfg.teachers, "--teacher-epochs belongs to --teacher pgd-at"))
@@ -874,7 +901,7 @@ def resolve(argv):
     if not cfg.out:
         words = [Path(cfg.dataset).stem, cfg.student, cfg.teacher,
                  "+".join(filter(None, (cfg.method, cfg.match))), f"s{cfg.seed}"]
-        words = ["eval", *Path(cfg.eval_only).with_suffix("").parts[-2:]] if cfg.eval_only else words
+        words = ["eval", words[0], *Path(cfg.eval_only).with_suffix("").parts[-2:]] if cfg.eval_only else words
         cfg.out = Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
     return cfg
 
@@ -883,9 +910,11 @@ TRAINING = (   # a run's identity; teacher and threads are added
     "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed")
 
 def config_beside(checkpoint):
-    """What config.json in a checkpoint's folder says of its training, if it is one of our runs."""
-    path = Path(checkpoint).parent / "config.json"
-    return json.loads(path.read_text()).get("training", {}) if Path(checkpoint).is_file() and path.exists() else {}
+    """What config.json in a checkpoint's folder says of its training, if it is one of our runs; else {}."""
+    try:
+        return dict(json.loads((Path(checkpoint).parent / "config.json").read_text())["training"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 def load_network(source, arch, cfg, build):
     """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, or as config.json beside it says."""
@@ -902,19 +931,32 @@ def load_network(source, arch, cfg, build):
         models.load_state(model, path, arch)
     return model.eval().requires_grad_(False)
 
-def pgd_at_teacher(cfg, stop):
-    """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder of its own, made first if need be."""
-    arch, eps = cfg.teacher_arch or cfg.preset.teacher_arch, cfg.eps if cfg.eps != cfg.preset.eps else None
-    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, "eps": eps}
-    flags = {flag: value for flag, value in flags.items() if value}
-    out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *(f"{k}{v:.4g}" for k, v in flags.items())])
-    if not (out / "student.pt").exists():
+def pgd_at_teacher(cfg, data, stop):
+    """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder beside the student's, made first if need be."""
+    arch = cfg.teacher_arch or cfg.preset.teacher_arch
+    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train}
+    flags.update((name, getattr(cfg, name)) for name in ("batch", "eps", "augment") if getattr(cfg, name) != getattr(cfg.preset, name))
+    flags = {name: str(value) for name, value in flags.items() if value}
+    out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *(name + value[:6] for name, value in flags.items())])
+    if not (out / "student.pt").exists() or config_beside(out / "student.pt").get("images") != train_images(data):
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out),
-                *(word for flag, value in flags.items() for word in (f"--{flag}", str(value)))]
-        print(f"a teacher first: python igdm.py {' '.join(argv)}", flush=True)
+                *(word for name, value in flags.items() for word in (f"--{name}", value))]
+        print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
+
+def train_images(data):
+    return fingerprint(dict(x=data.x_train, y=data.y_train))
+
+def check_network(model, name, data):
+    """Raise UserError unless model takes these images and gives a logit for each class."""
+    try:
+        with torch.no_grad(), eval_mode(model):
+            shape = tuple(model(to_float(data.x_train[:2])).shape)
+    except Exception as error:   # a user's network may raise anything
+        raise UserError(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}: {one_line(error)}") from error
+    refuse((shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted"))
 
 def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
@@ -927,36 +969,44 @@ def run(argv, stop, wait=False):
     cfg.probe = min(len(data.y_train) // 50 if cfg.probe is None else cfg.probe, len(data.y_test))
 
     def build(arch):
-        model = models.build(arch, data.classes, data.x_train.shape[1], cfg.preset.mean, cfg.preset.std)
-        return model.to(cfg.device, memory_format=torch.channels_last)
+        model = models.build(arch, data.classes, data.x_train.shape[1], cfg.preset.mean, cfg.preset.std).to(cfg.device)
+        return model.to(memory_format=torch.channels_last) if isinstance(model, models.Net) else model
+
+    def load(name, arch):
+        return load_network(pgd_at_teacher(cfg, data, stop) if name == "pgd-at" else name, arch, cfg, build)
 
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
-    S = load_network(cfg.eval_only, cfg.student, cfg, build) if cfg.eval_only else build(cfg.student)
-    with torch.no_grad(), eval_mode(S):
-        shape = tuple(S(to_float(data.x_train[:2])).shape)
-    refuse((shape != (2, data.classes), f"--student {cfg.student}: 2 images give {shape}, not (2, {data.classes}) logits"))
-    teachers = {name: load_network(pgd_at_teacher(cfg, stop) if name == "pgd-at" else name, cfg.teacher_arch, cfg, build)
-                for name in cfg.teachers}
+    S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build(cfg.student)
+    check_network(S, f"--student {cfg.student}", data)
+    teachers = {name: load(name, cfg.teacher_arch) for name in cfg.teachers}
     T = next(iter(teachers.values()), None)
-    for name in [name for name in teachers if (cfg.dataset, name) in TEACHERS]:
-        keep, printed = pick_test(data, 500), TEACHERS[cfg.dataset, name][2]
-        with torch.no_grad():
-            clean = 100 * (teachers[name](to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]).float().mean().item()
-        if printed and abs(clean - printed) > 8:        # some four standard errors
-            print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it this "
-                  "checkpoint, and this data?", file=sys.stderr)
+    for name, model in teachers.items():
+        check_network(model, f"--teacher {name}", data)
+        printed = TEACHERS.get((cfg.dataset, name), (0, 0, None))[2]
+        if printed:
+            keep = pick_test(data, 500)
+            with torch.no_grad():
+                right = model(to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]
+            clean = 100 * right.double().mean().item()
+            if abs(clean - printed) > 4 * math.sqrt(printed * (100 - printed) / len(keep)):
+                print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it this "
+                      "checkpoint, and this data?", file=sys.stderr)
     with locked(cfg.out, wait):
+        if cfg.fresh and any(file.name != ".lock" for file in cfg.out.iterdir()):
+            put_aside(cfg.out)
         print(cfg.out, flush=True)
         if not cfg.eval_only:
-            training = dict({name: getattr(cfg, name) for name in TRAINING},
-                            teacher=cfg.teacher and [cfg.teacher, fingerprint(T)],
+            training = dict({name: getattr(cfg, name) for name in TRAINING}, images=train_images(data),
+                            teacher=cfg.teacher and [cfg.teacher, fingerprint(T.state_dict())],
                             threads=torch.get_num_threads() if cfg.device == "cpu" else None)
-            claim(cfg.out, cfg, json.loads(json.dumps(training)))
+            claim(cfg, json.loads(json.dumps(training)))
             stop.deferred = True
-            train(S, T, data, cfg, cfg.out, stop)
+            train(S, T, data, cfg, stop)
             stop.deferred = False
             write_atomic(cfg.out / "student.pt", lambda file: torch.save(S.state_dict(), file))
-        result = evaluate(S, teachers, data, cfg, cfg.out)
+            if stop.signal:
+                raise Halt(128 + stop.signal, INTERRUPTED)
+        result = evaluate(S, teachers, data, cfg)
     for name, entry in result["metrics"].items():
         print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
 
@@ -975,11 +1025,13 @@ def main(argv=None):
     except UserError as error:
         code, message = 2, f"error: {error}"
     except OSError as error:
-        code, message = 2, f"error: {error.filename}: {error.strerror}"
+        code, message = 2, f"error: {one_line(error)}"
     except Halt as halt:
         code, message = halt.args
-    except torch.OutOfMemoryError:
-        code, message = 1, "out of memory: give a smaller --batch, or --probe"
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        code, message = 1, f"out of memory: give a smaller --batch, or a smaller network ({one_line(error)})"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """Architectures of students and teachers, and the careful loading of checkpoints. Knows nothing of training.
 
-Every model takes images in [0, 1], shape (batch, channels, height, width) with even sides of 8 to 64, and returns
+Every model takes images in [0, 1], shape (batch, channels, height, width) with sides of 8 to 64, and returns
 logits, shape (batch, num_classes). Parameters have the names of the published checkpoints, so that these load strictly.
 """
 import copy
@@ -57,7 +57,7 @@ class Block(Net):
 class EndPadded(nn.Conv2d):
     """TensorFlow's "SAME" at stride 2: an even side is padded at its end only, as published SiLU networks expect."""
     def forward(self, x):
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+        return super().forward(F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1)))
 
 class PreActBlock(Net):
     """The same with batch norm and activation before each convolution (He et al. 2016b), under the names given."""

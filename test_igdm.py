@@ -238,10 +238,10 @@ SETTINGS = [
     ("--method adaad --igdm", dict(alpha=70), ""),
     ("--method adaad --igdm --alpha 2", dict(alpha=2), ""),
     ("--method adaad --igdm --alpha 0 --teacher ltd", dict(alpha=0), ""),
-    ("--match direct", dict(alpha=10), ""), ("--match trades-reg", dict(alpha=20), ""), ("--match trades-like", dict(alpha=10), ""),
-    ("--method pgd-at", dict(alpha=0, teacher=None, inner="student"), ""),
+    ("--match direct", dict(alpha=10), "alpha 10"), ("--match trades-reg", dict(alpha=20), "alpha 20"),
+    ("--method pgd-at", dict(alpha=0, teacher=None, inner=None), ""),
     ("--method pgd-at --igdm --student mnv2", dict(alpha=160, teacher="bdm"), ""),
-    ("--method trades --match trades-like", dict(teacher=None), ""),
+    ("--method trades --match trades-like", dict(teacher=None, alpha=10), "best AutoAttack"),
     ("--method adaad --inner student", dict(inner="student", teacher="bdm"), ""),
     ("--eps 4/255", dict(eps=4 / 255, step_size=1 / 255), ""),
     ("--lr 1/4 --batch 32 --weight-decay 2e-4 --augment none", dict(lr=0.25, batch=32, weight_decay=2e-4, augment="none"), ""),
@@ -566,6 +566,11 @@ def folder(tmp_path_factory):
     here = tmp_path_factory.mktemp("cli")
     np.savez(here / "d.npz", **arrays())
     np.savez(here / "floats.npz", **arrays(x_train=IMAGES / 255))
+    np.savez(here / "one.npz", **arrays(y_train=np.zeros(24, int), y_test=np.zeros(len(arrays()["y_test"]), int)))
+    (here / "foreign").mkdir()
+    (here / "foreign/config.json").write_text('["not", "ours"]')
+    torch.save(igdm.models.build("wrn-10-1", 7, 1).state_dict(), here / "foreign/a.pt")
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).state_dict(), here / "wide.pt")
     (here / "torn.npz").write_bytes((here / "d.npz").read_bytes()[:-300])
     (here / "html.pt").write_text("<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
     (here / "empty.pt").write_bytes(b"")
@@ -576,6 +581,17 @@ def folder(tmp_path_factory):
         "import torch.nn as nn\n"
         "def wide(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 2))\n"
         "def number(num_classes): return num_classes\n"
+        "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
+        "def pair(num_classes): return Pair()\n"
+        "def lenet(num_classes):\n"
+        "    class Net(nn.Module):\n"
+        "        def __init__(self):\n"
+        "            super().__init__()\n"
+        "            self.conv, self.drop, self.fc = nn.Conv2d(1, 4, 3), nn.Dropout(), nn.Linear(144, num_classes)\n"
+        "        def forward(self, x):\n"
+        "            x = self.conv(x).relu()\n"
+        "            return self.fc(self.drop(x.view(x.size(0), -1)))\n"
+        "    return Net()\n"
         "def fails(num_classes): raise ValueError('out of\\nideas')\n")
     return here
 
@@ -596,19 +612,24 @@ BAD = [     # the command, and what the message must hold
     ("--method ard --inner student", "ard"), ("--ard-t 3", "--ard-t does not belong to --method rslad"),
     ("--adaad-lambda 1 --method adaiad", "--adaad-lambda"), ("--drops 100;150", "100;150"), ("--drops 1.5", "1.5"),
     ("--device tpu", "--device tpu"), ("--device cuda:x", "--device cuda:x"), ("--dataset tiny-imagenet --igdm --method pgd-at", "--teacher"),
-    ("--dataset svhn --teacher bdm", "pgd-at"), ("--teacher ltd2", "bdm, ikl, ltd, pgd-at"), ("--teacher bdm,ltd", "--eval-only"),
+    ("--dataset svhn --teacher bdm", "pgd-at"), ("--teacher ltd2", "bdm, ikl, ltd, pgd-at"), ("--teacher bdm,ltd", "learns from one"),
     ("--teacher nowhere.pt", "nowhere.pt"), ("--teacher bdm --teacher-arch rn18", "--teacher-arch"),
     ("--teacher bdm --teacher-epochs 3", "--teacher-epochs"), ("--dataset nowhere.npz", "nowhere.npz"),
     ("--dataset floats.npz", "x_train is float64"), ("--dataset torn.npz", "torn.npz"), ("--dataset d.npz", "24 training images"),
     ("--dataset digits --batch 2000", "1437 training images"), (f"{D} --student resnet", "rn18, mnv2"), (f"{D} --student wrn-11-1", "wrn-11-1"),
     (f"{D} --student no.where:f", "no.where:f"), (f"{D} --student toy_networks:gone", "gone"), (f"{D} --student toy_networks:number", "int"),
-    (f"{D} --student toy_networks:fails", "ideas"), (f"{D} --student toy_networks:wide", "(2, 5), not (2, 3)"),
+    (f"{D} --student toy_networks:fails", "ideas"), (f"{D} --student toy_networks:wide", "(2, 5), where (2, 3)"),
     (f"{D} {T} hostile.pt", "execute code"), (f"{D} {T} raw.pt", "execute code"), (f"{D} {T} html.pt", "web page"),
     (f"{D} {T} empty.pt", "is empty"), (f"{D} {T} d.npz", "d.npz"), (f"{D} {T} seven.pt", "7 classes, the data 3"),
     (f"{D} --method ard --teacher seven.pt", "--teacher-arch"), (f"{D} {T} seven.pt --teacher-arch vgg", "vgg"),
-    (f"{D} {T} seven.pt --teacher-arch wrn-16-1", "seven.pt"), (f"{D} {T} seven.pt,html.pt", "--eval-only"),
+    (f"{D} {T} seven.pt --teacher-arch wrn-16-1", "seven.pt"), (f"{D} {T} seven.pt,html.pt", "learns from one"),
     (f"{D} --eval-only nowhere.pt", "nowhere.pt"), (f"{D} --eval-only html.pt", "web page"), (f"{D} --method pgd-at --out d.npz", "d.npz"),
-    ("--dataset d.npz --eval-only seven.pt", "--student"),
+    ("--dataset d.npz --eval-only seven.pt", "--student"), ("--eval-only bmd", "bmd: no such file"),
+    ("--method iad --iad-begin 60", "60 is not a number from 0 to 1"), ("--method ard --ard-t 0", "--ard-t: 0"),
+    ("--method akd --akd-lambda 5", "--akd-lambda: 5"), ("--seed 99999999999999999999", "--seed"), ("--threads 1000000", "1000000"),
+    ("--match direct --igdm", "one term at a time"), ("--dataset one.npz", "only one class"),
+    (f"{D} --student toy_networks:pair", "toy_networks:pair"), (f"{D} {T} wide.pt --teacher-arch toy_networks:wide", "(2, 5), where (2, 3)"),
+    ("--dataset d.npz --eval-only foreign/a.pt", "--student"),
 ]
 
 def check(code, err, fragment, before, folder):
@@ -939,7 +960,7 @@ def whole(tmp_path_factory):
 
 def test_whole_run(whole):
     """A run that forgets a file, a metric, an n or the outcome per image, or whose student is not a usable teacher."""
-    out, teacher = whole / "runs/a", whole / "runs/teacher-digits-wrn-10-1-epochs1-limit-train128"
+    out, teacher = whole / "runs/a", whole / "runs/teacher-digits-wrn-10-1-epochs1-limit-train128-batch32"
     assert {p.name for p in out.iterdir()} == {".lock", "config.json", "log.jsonl", "last.pt", "previous.pt", "student.pt",
                                                "result.json", "outcomes.npz"}
     result, config = (json.loads((out / name).read_text()) for name in ("result.json", "config.json"))
@@ -1017,6 +1038,68 @@ def test_interrupted_run_goes_on_exactly(whole, at, monkeypatch, capsys):
     assert without_timing(whole / "runs/a") == without_timing(whole / f"runs/stopped{at}")
 
 
+def test_own_network_goes_on_exactly(whole, folder, monkeypatch):
+    """A user's network that flattens with view, or whose dropout draws anew after a stop."""
+    monkeypatch.chdir(whole)
+    monkeypatch.syspath_prepend(folder)
+    forward, calls = igdm.forward, [0]
+
+    def stops(*args):
+        calls[0] += 1
+        if calls[0] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(*args)
+    argv = [*TINY, "--student", "toy_networks:lenet", "--method", "rslad", "--igdm", "--attacks", "clean", "--out"]
+    assert igdm.main([*argv, "runs/own"]) == 0
+    monkeypatch.setattr(igdm, "forward", stops)
+    assert igdm.main([*argv, "runs/own-stopped"]) == 130
+    assert igdm.main([*argv, "runs/own-stopped"]) == 0
+    assert same(weights(whole / "runs/own/student.pt"), weights(whole / "runs/own-stopped/student.pt"))
+
+
+def test_signal_in_the_last_probe_counts(whole, monkeypatch):
+    """A signal after the last step that is forgotten, so that hours of evaluation follow it."""
+    monkeypatch.chdir(whole)
+    probe = igdm.probe
+    monkeypatch.setattr(igdm, "probe", lambda *args: os.kill(os.getpid(), signal.SIGTERM) or probe(*args))
+    argv = [*TINY, "--method", "rslad", "--igdm", "--epochs", "1", "--out", "runs/late"]
+    assert igdm.main(argv) == 143 and not (whole / "runs/late/result.json").exists()
+
+
+def test_teacher_of_other_data_is_not_taken(whole, monkeypatch, capsys):
+    """--teacher pgd-at that takes a teacher of the same name, but trained on other images."""
+    monkeypatch.chdir(whole)
+    argv = ["--dataset", "a.npz", "--method", "ard", "--student", "wrn-10-1", "--teacher-arch", "wrn-10-1", "--batch", "8",
+            "--epochs", "1", "--teacher-epochs", "1", "--steps", "1", "--attacks", "clean", "--probe", "0", "--out"]
+    for seed, code in ((0, 0), (1, 2)):
+        x = np.random.default_rng(seed).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+        np.savez("a.npz", x_train=x, y_train=np.arange(24) % 4, x_test=x, y_test=np.arange(24) % 4)
+        assert igdm.main([*argv, f"runs/of{seed}"]) == code
+    assert "holds another run (images was" in capsys.readouterr().err
+
+
+def test_other_images_are_measured_anew(whole, monkeypatch):
+    """--eval-only that answers with what it measured on other images, or with another seed."""
+    monkeypatch.chdir(whole)
+    argv = ["--dataset", "digits", "--eval-only", "runs/a/student.pt", "--attacks", "clean,pgd", "--limit-test", "40", "--out", "runs/f"]
+    asked = []
+    for more in ((), ("--limit-test", "50"), ("--seed", "1"), ("--eps", "8/255"), ("--eps", "8/255")):
+        assert igdm.main([*argv, *more]) == 0
+        asked.append(json.loads((whole / "runs/f/result.json").read_text()))
+    assert asked[1]["metrics"]["clean"]["n"] == 50 and asked[2]["seed"] == 1
+    assert asked[0]["metrics"]["pgd"] != asked[3]["metrics"]["pgd"] and asked[3] == asked[4]
+
+
+def test_probe_in_pieces(monkeypatch):
+    """A probe that takes all its images at once, too many for the memory, or counts some twice."""
+    data = igdm.Data(*(torch.zeros(300, *size, dtype=kind) for size, kind in ((((1, 8, 8)), torch.uint8), ((), torch.int64)) * 2), 3)
+    sizes, model = [], models.build("wrn-10-1", 3, 1)
+    model.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    row = igdm.probe(model, model.eval(), data, SimpleNamespace(probe=300, seed=0, eps=0.1, step_size=0.05))
+    assert max(sizes) == 128 and row["gd"] < 1e-3 and row["clean"] in (0, 100) and igdm.probe(
+        model, None, data, SimpleNamespace(probe=0)) == {}
+
+
 def test_damaged_checkpoint_falls_back(whole, monkeypatch, capsys):
     """A flipped byte in last.pt that is loaded, or that makes the run start anew."""
     monkeypatch.chdir(whole)
@@ -1029,7 +1112,8 @@ def test_damaged_checkpoint_falls_back(whole, monkeypatch, capsys):
     data[data.find(tensor) + len(tensor) // 2] ^= 1
     Path("runs/torn/last.pt").write_bytes(data)
     assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/torn"]) == 0
-    assert "damaged" in capsys.readouterr().err
+    assert "damaged" in capsys.readouterr().err and igdm.read_checkpoint(Path("runs/torn")) is not None
+    models.read_file("runs/torn/previous.pt")                   # the good one, not the damaged
     assert same(weights(whole / "runs/a/student.pt"), weights(whole / "runs/torn/student.pt"))
 
 
@@ -1076,14 +1160,14 @@ def test_eval_only(whole, monkeypatch, capsys):
     """--eval-only that trains, needs what config.json beside the checkpoint says, or knows one teacher only."""
     monkeypatch.chdir(whole)
     shutil.copytree("runs/a", "runs/copy")
-    teachers = "runs/teacher-digits-wrn-10-1-epochs1-limit-train128/student.pt", "runs/copy/student.pt"
+    teachers = "runs/teacher-digits-wrn-10-1-epochs1-limit-train128-batch32/student.pt", "runs/copy/student.pt"
     assert igdm.main(["--limit-test", "40", "--attacks", "clean", "--eval-only", "runs/a/student.pt",
                       "--teacher", ",".join(teachers), "--out", "runs/e"]) == 0
     metrics = json.loads((whole / "runs/e/result.json").read_text())["metrics"]
     before = json.loads((whole / "runs/a/result.json").read_text())["metrics"]
     assert metrics["clean"] == before["clean"] and metrics[f"gd@{teachers[0]}"] == before["gd@pgd-at"]
     assert metrics[f"gd@{teachers[1]}"]["value"] == pytest.approx(0, abs=1e-4)
-    assert metrics[f"point_adv@{teachers[0]}"] == before["point_adv@pgd-at"] and before["point_adv@pgd-at"]["method"] == "rslad"
+    assert metrics[f"point_adv@{teachers[0]}"]["value"] == before["point_adv@pgd-at"]["value"]
     assert not (whole / "runs/e/last.pt").exists()
 
 
