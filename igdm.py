@@ -536,12 +536,12 @@ def train(S, T, data, cfg, stop):
         seconds = time.monotonic() - started
         row = dict(epoch=epoch, lr=lr, weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs), loss=base + match, loss_base=base,
                    loss_match=match, **probe(S, T, data, cfg))
-        print(f"epoch {epoch}/{cfg.epochs}", *(f"{name} {row[name]:.4g}" for name in (
-            "lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if row.get(name)), f"{seconds:.1f} s", sep="  ", flush=True)
-        chance = 1 / data.classes
-        if epoch == math.ceil(cfg.epochs / 10) and 0 < (cfg.probe and row["clean"] / 100) < chance + 2 * math.sqrt(
-                chance * (1 - chance) / cfg.probe):
-            print(f"warning: near chance after epoch {epoch}: {row['clean']:.1f} % of {cfg.probe} clean images", file=sys.stderr)
+        shown = [f"{name} {row[name]:.4g}" for name in ("lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if name in row]
+        print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
+        chance = 1 / data.classes                               # and two standard errors, below
+        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 20 and (
+                row["clean"] / 100 < chance + 2 * math.sqrt(chance * (1 - chance) / cfg.probe)):
+            print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images after epoch {epoch}, near chance", file=sys.stderr)
         log.append(dict(row, timing=dict(seconds=seconds, images_per_second=(steps - first) * cfg.batch / seconds,
                                          probe_seconds=time.monotonic() - started - seconds, memory_mib=peak_memory(device))))
         first, sums = 0, zeros.clone()
@@ -601,8 +601,9 @@ def probe(S, T, data, cfg):
 
 def peak_memory(device):
     """MiB: of the GPU's memory what this process has held at most, or of the machine's."""
-    cuda = device.type == "cuda"
-    return torch.cuda.max_memory_allocated(device) / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 def evaluate(S, teachers, data, cfg):
     """Measure S, and to each of teachers (name -> model) GD, GC and point-wise distance; returns what result.json holds.
@@ -826,7 +827,7 @@ def constant_flag(name):
 def default_alpha(cfg):
     """B.2's value, or that of the nearest row that it has, which is then said."""
     if cfg.match in ALPHA_ABLATION:
-        print(f"alpha {ALPHA_ABLATION[cfg.match]}: that of the best AutoAttack accuracy in the paper's ablation; --alpha sets another")
+        print(f"alpha {ALPHA_ABLATION[cfg.match]}: that of the best AutoAttack in the paper's ablation; --alpha sets another")
         return ALPHA_ABLATION[cfg.match]
     dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
     row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
@@ -839,7 +840,7 @@ def default_alpha(cfg):
 def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
-    saved = config_beside(cfg.eval_only) if cfg.eval_only and Path(cfg.eval_only).is_file() else {}
+    saved = config_beside(cfg.eval_only) if Path(cfg.eval_only or "").is_file() else {}
     for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
     refuse((cfg.igdm and cfg.match not in (None, "igdm"), f"--igdm and --match {cfg.match}: one term at a time"))
@@ -892,7 +893,7 @@ def resolve(argv):
          "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
         (unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
          f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
-        (len(cfg.teachers) > 1 and needed, f"--teacher {given}: {cfg.method} learns from one; several can only be measured against"),
+        (len(cfg.teachers) > 1 and needed, f"--teacher {given}: {cfg.method} learns from one, others can be measured against"),
         (cfg.teacher_arch and not files and "pgd-at" not in cfg.teachers,
          "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
         (cfg.teacher_epochs and "pgd-at" not in cfg.teachers, "--teacher-epochs belongs to --teacher pgd-at"))
@@ -917,7 +918,7 @@ def config_beside(checkpoint):
         return {}
 
 def load_network(source, arch, cfg, build):
-    """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, or as config.json beside it says."""
+    """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, else as config.json says."""
     if source.startswith("robustbench:"):
         model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
     else:
@@ -932,13 +933,14 @@ def load_network(source, arch, cfg, build):
     return model.eval().requires_grad_(False)
 
 def pgd_at_teacher(cfg, data, stop):
-    """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder beside the student's, made first if need be."""
+    """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder beside the student's, made if need be."""
     arch = cfg.teacher_arch or cfg.preset.teacher_arch
-    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train}
-    flags.update((name, getattr(cfg, name)) for name in ("batch", "eps", "augment") if getattr(cfg, name) != getattr(cfg.preset, name))
+    flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, **{
+        name: getattr(cfg, name) for name in ("batch", "eps", "augment") if getattr(cfg, name) != getattr(cfg.preset, name)}}
     flags = {name: str(value) for name, value in flags.items() if value}
-    out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *(name + value[:6] for name, value in flags.items())])
-    if not (out / "student.pt").exists() or config_beside(out / "student.pt").get("images") != train_images(data):
+    words = ["teacher", Path(cfg.dataset).stem, arch, *(name + value[:6] for name, value in flags.items())]
+    out = cfg.out.parent / "-".join(words)
+    if config_beside(out / "student.pt").get("images") != train_images(data) or not (out / "student.pt").exists():
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out),
                 *(word for name, value in flags.items() for word in (f"--{name}", value))]
@@ -989,8 +991,8 @@ def run(argv, stop, wait=False):
                 right = model(to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]
             clean = 100 * right.double().mean().item()
             if abs(clean - printed) > 4 * math.sqrt(printed * (100 - printed) / len(keep)):
-                print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it this "
-                      "checkpoint, and this data?", file=sys.stderr)
+                print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it the "
+                      "right checkpoint?", file=sys.stderr)
     with locked(cfg.out, wait):
         if cfg.fresh and any(file.name != ".lock" for file in cfg.out.iterdir()):
             put_aside(cfg.out)
