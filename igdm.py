@@ -943,7 +943,8 @@ def pgd_at_teacher(cfg, data, stop):
     if config_beside(out / "student.pt").get("images") != train_images(data) or not (out / "student.pt").exists():
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out),
-                *(word for name, value in flags.items() for word in (f"--{name}", value))]
+                *(word for name, value in flags.items() for word in (f"--{name}", value)),
+                *(["--limit-test", str(cfg.limit_test)] if cfg.limit_test else [])]
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
