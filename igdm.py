@@ -425,7 +425,7 @@ def objective(cfg, epoch):
     def loss(o, y):
         o.done = (epoch - 1) / cfg.epochs
         base = outer(o, y)
-        return base, weight * MATCH[cfg.match](o, cfg.surrogate) if cfg.match else torch.zeros_like(base)
+        return base, weight * MATCH[cfg.match](o, cfg.surrogate) if cfg.match and weight else torch.zeros_like(base)
     return loss
 
 def outputs_read(loss):
@@ -732,13 +732,16 @@ def fingerprint(tensors):
     return digest.hexdigest()
 
 def put_aside(out):
-    """Move what the folder out holds to a new one beside it."""
-    old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
-    old.mkdir()
-    for file in sorted(out.iterdir(), key=lambda file: file.name == "config.json"):     # last: it says whose the others are
-        if file.name != ".lock":
+    """Move the files of the run in the folder out, and no others, to a new folder beside it."""
+    out = out.resolve()
+    names = "log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz config.json"  # config.json last: it
+    ours = [out / name for name in names.split() if (out / name).exists()]                             # says whose they are
+    if ours:
+        old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
+        old.mkdir()
+        for file in ours:
             file.rename(old / file.name)
-    print(f"what {out} held is now in {old}")
+        print(f"what {out} held is now in {old}")
 
 def claim(cfg, training):
     """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured and wherever."""
@@ -758,6 +761,55 @@ def claim(cfg, training):
                          precision="TF32 convolutions" if gpu and torch.backends.cudnn.allow_tf32 else "float32")))
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Report: each table beside the paper's printed values, whose only home is run_all.sh
+
+def read_rows():
+    """{name of a row of run_all.sh: {(table, column, metric): printed value}}; column: a teacher, where a row has several."""
+    rows = re.findall(r"^(?:run|eval) (\S+) .*:: (.*)", (HERE / "run_all.sh").read_text(), re.M)
+    return {name: {(table, column, metric): float(value) for table, metric, column, value in re.findall(
+        r"\bt(\d+h?)\.(\w+)(?:@(\w+))?=(\S+)", printed)} for name, printed in rows}
+
+def measured(folder, column, metric):
+    """A metric of one run; None where it is lacking. Of those measured against teachers, against column or the first."""
+    if metric in ("min_per_epoch", "memory_mib"):
+        log = [json.loads(row)["timing"] for row in (folder / "log.jsonl").read_text().splitlines()]
+        return max(row["memory_mib"] for row in log) if metric[1] == "e" else np.median([row["seconds"] for row in log]) / 60
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    names = [name for name in metrics if name in (metric, f"{metric}@{column}") or name.startswith(metric + "@") and not column]
+    return metrics[names[0]]["value"] if names else None
+
+def without_igdm(label):
+    """The label of a row's base method; PGD-AT and TRADES without IGDM have no teacher in their name, but columns."""
+    return re.sub(r"-(bdm|ltd|ikl)-(pgd-at|trades)$", r"-\2 @\1", re.sub(r"\+igdm(-a[\d.]+)?", "", label))
+
+def report(root):
+    """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference."""
+    rows, lines = read_rows(), ["# Ours / the paper's (difference), ± the standard deviation over seeds"]
+    for table in sorted({key[0] for printed in rows.values() for key in printed}, key=lambda table: int(table.rstrip("h"))):
+        metrics = list(dict.fromkeys(key[2] for printed in rows.values() for key in printed if key[0] == table))
+        lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
+        aa = {}
+        for name, printed in rows.items():
+            folders = [path.parent for path in sorted(root.glob(f"{name}-s*/result.json"))]
+            for column in dict.fromkeys(key[1] for key in printed if key[0] == table):
+                label, cells = name + f" @{column}" * bool(column), []
+                for metric in metrics:
+                    paper = printed.get((table, column, metric))
+                    ours = [value for folder in folders if (value := measured(folder, column, metric)) is not None]
+                    mean = np.mean(ours) if ours else None
+                    spread = f" ± {np.std(ours, ddof=1):.2f}" if len(ours) > 1 else ""
+                    cells.append("" if paper is None else f"{mean:.4g}{spread} / {paper:g} ({mean - paper:+.3g})" if ours
+                                 else f"/ {paper:g}")
+                    aa.update({label: (mean, paper)} if metric == "aa" else {})
+                lines.append(f"| {label} | {' | '.join(cells)} |")
+        for i, who in enumerate(("Here", "In the paper")):
+            pairs = [(aa[label][i], aa[base][i]) for label in aa if (base := without_igdm(label)) != label and base in aa]
+            pairs = [pair for pair in pairs if None not in pair]
+            won = sum(a > b for a, b in pairs)
+            lines += ["", f"{who}, +IGDM has the higher AutoAttack accuracy in {won} of {len(pairs)} pairs."] if pairs else []
+    write_atomic(root / "report.md", lambda file: file.write("\n".join(lines).encode() + b"\n"))
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Command line
 
 class Parser(argparse.ArgumentParser):
@@ -768,7 +820,7 @@ def at_least(low, kind=int, high=math.inf):
     """An argparse type: a number in [low, high], an int, or a float that may be written as a fraction."""
     def number(text):
         try:
-            value = float(Fraction(text)) if "/" in text else kind(text)
+            value = float(Fraction(text)) if kind is float and "/" in text else kind(text)
         except (ValueError, ArithmeticError):
             value = math.nan
         if not low <= value <= min(high, sys.float_info.max):
@@ -815,6 +867,7 @@ def make_parser():
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all; digits 100)")
     add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 50 training images)")
     add("--eval-only", metavar="CKPT", help="measure a checkpoint, or a named teacher, instead of training")
+    add("--report", type=Path, metavar="DIR", help="write DIR/report.md: what run_all.sh left there, beside the paper's tables")
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
     add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
@@ -894,9 +947,9 @@ def resolve(argv):
         (unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
          f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
         (len(cfg.teachers) > 1 and needed, f"--teacher {given}: {cfg.method} learns from one, others can be measured against"),
-        (cfg.teacher_arch and not files and "pgd-at" not in cfg.teachers,
+        (cfg.teacher_arch and not files and "pgd-at" not in (*cfg.teachers, cfg.eval_only),
          "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
-        (cfg.teacher_epochs and "pgd-at" not in cfg.teachers, "--teacher-epochs belongs to --teacher pgd-at"))
+        (cfg.teacher_epochs and "pgd-at" not in (*cfg.teachers, cfg.eval_only), "--teacher-epochs belongs to --teacher pgd-at"))
     cfg.teacher = cfg.teachers[0] if needed else None
     cfg.alpha = 0.0 if not cfg.match or cfg.eval_only else default_alpha(cfg) if alpha is None else alpha
     if not cfg.out:
@@ -938,7 +991,7 @@ def pgd_at_teacher(cfg, data, stop):
     flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, **{
         name: getattr(cfg, name) for name in ("batch", "eps", "augment") if getattr(cfg, name) != getattr(cfg.preset, name)}}
     flags = {name: str(value) for name, value in flags.items() if value}
-    words = ["teacher", Path(cfg.dataset).stem, arch, *(name + value[:6] for name, value in flags.items())]
+    words = ["teacher", Path(cfg.dataset).stem, arch, *(name + value for name, value in flags.items())]
     out = cfg.out.parent / "-".join(words)
     if config_beside(out / "student.pt").get("images") != train_images(data) or not (out / "student.pt").exists():
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
@@ -964,6 +1017,9 @@ def check_network(model, name, data):
 def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
     cfg = resolve(argv)
+    if cfg.report:
+        refuse((not cfg.report.is_dir() or not (HERE / "run_all.sh").exists(), f"--report {cfg.report}: needs this folder and run_all.sh"))
+        return report(cfg.report)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
@@ -995,7 +1051,7 @@ def run(argv, stop, wait=False):
                 print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it the "
                       "right checkpoint?", file=sys.stderr)
     with locked(cfg.out, wait):
-        if cfg.fresh and any(file.name != ".lock" for file in cfg.out.iterdir()):
+        if cfg.fresh:
             put_aside(cfg.out)
         print(cfg.out, flush=True)
         if not cfg.eval_only:
@@ -1017,8 +1073,8 @@ def main(argv=None):
     """Run one command; returns the exit code: 0, 2 for what the user can mend, or as Halt says."""
     stop = SimpleNamespace(signal=None, deferred=False)
 
-    def on_signal(number, frame):   # training finishes its step and saves; elsewhere, or the second time, at once
-        if not stop.deferred or stop.signal:
+    def on_signal(number, frame):   # training finishes its step and saves; elsewhere, or at a second Ctrl-C, at once
+        if not stop.deferred or (stop.signal and number == signal.SIGINT):
             raise Halt(128 + number, INTERRUPTED)
         stop.signal = number
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
