@@ -6,6 +6,7 @@ the differences f(x+delta) - f(x-delta) of student and teacher and so, as both a
     python igdm.py --method rslad --igdm --student mnv2 --dataset digits   # minutes on a laptop, nothing to download
     python igdm.py --method rslad --igdm --student mnv2                    # the paper: CIFAR-100, BDM-AT, table 10; a GPU
     python igdm.py --eval-only runs/NAME/student.pt --teacher bdm,ltd,ikl  # measure any checkpoint
+    bash run_all.sh; python igdm.py --report runs                          # every table, beside the paper's numbers
 
 The paper, and where it stands here (equations, tables and figures as the ICLR version numbers them):
 
