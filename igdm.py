@@ -735,8 +735,8 @@ def fingerprint(tensors):
 def put_aside(out):
     """Move the files of the run in the folder out, and no others, to a new folder beside it."""
     out = out.resolve()
-    names = "log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz config.json"  # config.json last: it
-    ours = [out / name for name in names.split() if (out / name).exists()]                             # says whose they are
+    names = "log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz config.json".split()
+    ours = [out / name for name in names if (out / name).exists()]      # config.json last: it says whose the others are
     if ours:
         old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
         old.mkdir()
@@ -753,12 +753,12 @@ def claim(cfg, training):
                    and not (key == "threads" and (over or None in (value, before.get(key))))]     # they do not count on a GPU
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
                 "put it aside"))
-    git = subprocess.run(("git", "-C", str(HERE), "describe", "--always", "--dirty"), capture_output=True, text=True)
+    commit = subprocess.getoutput(f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null")   # "" without git
     gpu = torch.cuda.get_device_name(cfg.device) if cfg.device != "cpu" else None
     write_json(path, dict(
         training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
         environment=dict({name: version(name) for name in ("torch", "torchvision", "numpy", "pyautoattack")}, gpu=gpu,
-                         python=platform.python_version(), platform=platform.platform(), commit=git.stdout.strip(),
+                         python=platform.python_version(), platform=platform.platform(), commit=commit,
                          precision="TF32 convolutions" if gpu and torch.backends.cudnn.allow_tf32 else "float32")))
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -986,7 +986,7 @@ def load_network(source, arch, cfg, build):
         models.load_state(model, path, arch)
     return model.eval().requires_grad_(False)
 
-def pgd_at_teacher(cfg, data, stop):
+def pgd_at_teacher(cfg, images, stop):
     """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder beside the student's, made if need be."""
     arch = cfg.teacher_arch or cfg.preset.teacher_arch
     flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, **{
@@ -994,7 +994,7 @@ def pgd_at_teacher(cfg, data, stop):
     flags = {name: str(value) for name, value in flags.items() if value}
     words = ["teacher", Path(cfg.dataset).stem, arch, *(name + value for name, value in flags.items())]
     out = cfg.out.parent / "-".join(words)
-    if config_beside(out / "student.pt").get("images") != train_images(data) or not (out / "student.pt").exists():
+    if config_beside(out / "student.pt").get("images") != images or not (out / "student.pt").exists():
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out),
                 *(word for name, value in flags.items() for word in (f"--{name}", value)),
@@ -1002,9 +1002,6 @@ def pgd_at_teacher(cfg, data, stop):
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
-
-def train_images(data):
-    return fingerprint(dict(x=data.x_train, y=data.y_train))
 
 def check_network(model, name, data):
     """Raise UserError unless model takes these images and gives a logit for each class."""
@@ -1019,13 +1016,14 @@ def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
     cfg = resolve(argv)
     if cfg.report:
-        refuse((not cfg.report.is_dir() or not (HERE / "run_all.sh").exists(), f"--report {cfg.report}: needs this folder and run_all.sh"))
+        refuse((not cfg.report.is_dir(), f"--report {cfg.report}: no such folder"))
         return report(cfg.report)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
+    images = fingerprint(dict(x=data.x_train, y=data.y_train))
     cfg.probe = min(len(data.y_train) // 50 if cfg.probe is None else cfg.probe, len(data.y_test))
 
     def build(arch):
@@ -1033,7 +1031,7 @@ def run(argv, stop, wait=False):
         return model.to(memory_format=torch.channels_last) if isinstance(model, models.Net) else model
 
     def load(name, arch):
-        return load_network(pgd_at_teacher(cfg, data, stop) if name == "pgd-at" else name, arch, cfg, build)
+        return load_network(pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name, arch, cfg, build)
 
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
     S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build(cfg.student)
@@ -1042,8 +1040,7 @@ def run(argv, stop, wait=False):
     T = next(iter(teachers.values()), None)
     for name, model in teachers.items():
         check_network(model, f"--teacher {name}", data)
-        printed = TEACHERS.get((cfg.dataset, name), (0, 0, None))[2]
-        if printed:
+        if printed := TEACHERS.get((cfg.dataset, name), (0, 0, None))[2]:
             keep = pick_test(data, 500)
             with torch.no_grad():
                 right = model(to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]
@@ -1056,7 +1053,7 @@ def run(argv, stop, wait=False):
             put_aside(cfg.out)
         print(cfg.out, flush=True)
         if not cfg.eval_only:
-            training = dict({name: getattr(cfg, name) for name in TRAINING}, images=train_images(data),
+            training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images,
                             teacher=cfg.teacher and [cfg.teacher, fingerprint(T.state_dict())],
                             threads=torch.get_num_threads() if cfg.device == "cpu" else None)
             claim(cfg, json.loads(json.dumps(training)))
@@ -1082,10 +1079,8 @@ def main(argv=None):
     try:
         run(sys.argv[1:] if argv is None else argv, stop)
         return 0
-    except UserError as error:
-        code, message = 2, f"error: {error}"
-    except OSError as error:
-        code, message = 2, f"error: {one_line(error)}"
+    except (UserError, OSError) as error:
+        code, message = 2, f"error: {error if isinstance(error, UserError) else one_line(error)}"
     except Halt as halt:
         code, message = halt.args
     except (torch.OutOfMemoryError, RuntimeError) as error:

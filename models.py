@@ -78,10 +78,8 @@ class PreActBlock(Net):
 def resnet18(num_classes, channels, pre=False):
     """ResNet-18 with a 3x3 stem for small images, names as in kuangliu/pytorch-cifar; pre: of pre-activation blocks,
     with the batch norm before the pooling instead of after the stem (Rice et al. 2020)."""
-    block = Block
-    if pre:
-        block = partial(PreActBlock, "bn1 relu1 conv1 bn2 relu2 conv2 shortcut", nn.ReLU,
-                        shortcut=lambda *size: nn.Sequential(conv(*size)))
+    block = Block if not pre else partial(PreActBlock, "bn1 relu1 conv1 bn2 relu2 conv2 shortcut", nn.ReLU,
+                                          shortcut=lambda *size: nn.Sequential(conv(*size)))
     return Net(conv1=conv(channels, 64), bn1=None if pre else norm(64), relu1=None if pre else nn.ReLU(),
                layer1=stack(block, 2, 64, 64, 1), layer2=stack(block, 2, 64, 128, 2),
                layer3=stack(block, 2, 128, 256, 2), layer4=stack(block, 2, 256, 512, 2),

@@ -1137,6 +1137,14 @@ def test_autoattack(whole, classes, attacks, monkeypatch, capsys):
     assert [name for name in ("apgd-ce", "apgd-t", "fab-t", "square") if f"after {name}" in said] == attacks
 
 
+def test_no_git(whole, monkeypatch):
+    """A run that fails where git is not installed."""
+    monkeypatch.chdir(whole)
+    monkeypatch.setenv("PATH", str(whole / "empty"))
+    assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--epochs", "1", "--attacks", "clean", "--out", "runs/no-git"]) == 0
+    assert json.loads((whole / "runs/no-git/config.json").read_text())["environment"]["commit"] == ""
+
+
 def test_two_commands_as_processes(whole):
     """What works in process only: imports, exit codes, output that needs a terminal."""
     done = subprocess.run([sys.executable, str(HERE / "igdm.py"), *TINY, "--method", "rslad", "--igdm", "--out", "runs/a"],
