@@ -20,6 +20,7 @@ The paper, and where it stands here (equations, tables and figures as the ICLR v
     tables 6, 8    without T in the attack; AdaAD's lambda          --inner student; --adaad-lambda
     table 16       TRADES-like terms in place of IGDM               MATCH
     figure 2       proportion of the remainder                      remainder
+    figures 2-5    drawn from what runs left                        figures
     B.1, B.2       schedules; alpha                                 DATASETS; ALPHA
 
 Where the paper and the code that circulates disagree, the paper is followed; the README lists each such place.
@@ -43,6 +44,7 @@ import sys
 import time
 import warnings
 import zipfile
+from datetime import timedelta
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import version
@@ -52,6 +54,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from tqdm import tqdm
 
@@ -59,6 +62,7 @@ import models
 from models import UserError, one_line
 
 HERE = Path(__file__).resolve().parent
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))      # set by torchrun
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The paper's constants
@@ -269,20 +273,25 @@ def eval_mode(model):
         for module, mode in modes:
             module.training = mode
 
+def start_noise(start, x, eps, g):
+    """Where PGD starts from x, of its shape: "uniform" in [-eps, eps]; "gaussian", 0.001 N(0, 1); or None, at x."""
+    noise = torch.zeros_like(x)
+    if start == "uniform":
+        noise.uniform_(-eps, eps, generator=g)
+    elif start == "gaussian":
+        noise.normal_(0, 0.001, generator=g)
+    return noise
+
 def pgd(model, x, objective, eps=8 / 255, step=2 / 255, steps=10, start="uniform", g=None):
     """Projected gradient ascent of an objective in the L-inf ball of eps around x, within [0, 1] (Madry 2018).
 
     model      is in eval mode meanwhile, and left as it was: batch-norm statistics do not move
     x          (N, C, H, W) in [0, 1]
     objective  x_adv (N, C, H, W) -> scalar to maximise, e.g. lambda x_adv: F.cross_entropy(model(x_adv), y)
-    start      "uniform" in [-eps, eps]; "gaussian", 0.001 N(0, 1), for objectives of zero gradient at x; None, at x
+    start      "uniform"; "gaussian", for objectives of zero gradient at x; None; or the noise itself, of x's shape
     g          torch.Generator on x's device
     Returns x_adv, detached."""
-    x_adv = x.detach().clone()
-    if start == "uniform":
-        x_adv += torch.empty_like(x).uniform_(-eps, eps, generator=g)
-    elif start == "gaussian":
-        x_adv += torch.empty_like(x).normal_(0, 0.001, generator=g)
+    x_adv = x.detach() + (start if isinstance(start, torch.Tensor) else start_noise(start, x, eps, g))
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)      # ball and [0, 1] are boxes: so is their intersection
     x_adv = x_adv.clamp(low, high)
     with eval_mode(model), torch.enable_grad():
@@ -446,16 +455,17 @@ def input_gradient(model, x, y):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
 
-def forward(S, attacked, T, x, y, cfg, reads, g):
+def forward(S, attacked, T, x, y, start, cfg, reads):
     """Algorithm 1 up to the loss: delta by the base method's inner maximisation, then every output that the loss reads.
 
-    S in train mode; attacked, the same network in eval mode (models.fold); T in eval mode; x (N, C, H, W) in [0, 1], y (N,).
+    S in train mode; attacked, the same network in eval mode (models.fold); T in eval mode; x (N, C, H, W) in [0, 1], y (N,);
+    start, the noise from which the attack starts, as x.
     Each student pass is its own: x+delta, x, x-delta have batch statistics of their own, and move the running ones in this
     order. S(x) runs even where no loss reads it, as in the code of ARD, IAD and AdaAD, so that these see clean images."""
-    (attack, start), o = inner_maximisation(cfg), SimpleNamespace()
+    attack, o = inner_maximisation(cfg)[0], SimpleNamespace()
     with torch.no_grad():
         o.t_clean = T(x) if "t_clean" in reads else None
-    x_adv = pgd(attacked, x, attack(attacked, T, x, y, o), cfg.eps, cfg.step_size, cfg.steps, start, g)
+    x_adv = pgd(attacked, x, attack(attacked, T, x, y, o), cfg.eps, cfg.step_size, cfg.steps, start)
     x_minus = x - (x_adv - x)                                   # not clamped
     points = {name: point for name, point in (("t_adv", x_adv), ("t_minus", x_minus)) if name in reads}
     if points:                                                  # statistics are fixed in T: its passes can share a batch
@@ -473,16 +483,58 @@ def forward(S, attacked, T, x, y, cfg, reads, g):
         o.s_minus = S(x_minus)
     return o
 
+def training_step(S, T, cfg):
+    """The optimizer of S, and the training step: a function (loss, reads, sums, x, y, start) that adds the two losses to sums.
+
+    The networks that it calls are in cfg.precision, and compiled if cfg.compile; parameters, logits, losses are float32."""
+    optimizer = torch.optim.SGD(S.parameters(), lr=cfg.lr, momentum=0.9, weight_decay=cfg.weight_decay)
+    dtype = torch.bfloat16 if cfg.precision == "bf16" else None
+    attacked, target = models.fold(S, dtype=dtype), T and models.fold(T, dtype=dtype)
+    networks = [net and models.mixed(net, cfg.precision) for net in (S, attacked, target)]
+    if cfg.compile:
+        networks = [net and torch.compile(net, dynamic=False) for net in networks]
+
+    def step(loss, reads, sums, x, y, start):
+        models.fold(S, attacked)
+        base, match = loss(forward(*networks, x, y, start, cfg, reads), y)
+        optimizer.zero_grad()
+        (base + match).backward()
+        losses = torch.stack((base, match)).detach()
+        average(losses, *(p.grad for p in S.parameters() if p.grad is not None),
+                *(buffer for buffer in S.buffers() if buffer.is_floating_point()))
+        optimizer.step()
+        sums += losses
+    return optimizer, step
+
+def captured(step, *inputs):
+    """step(*inputs), all tensors, recorded as a CUDA graph: a function of like inputs, which replays it without launching
+    its thousands of kernels one by one. It must have run before, on this stream."""
+    static, graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        step(*static)
+
+    def replay(*inputs):
+        for buffer, value in zip(static, inputs):
+            buffer.copy_(value)
+        graph.replay()
+    return replay
+
+def make_batch(data, index, cfg, g):
+    """(x, y, start) of the training images index, augmented, with the noise of the attack; of several ranks, this one's share."""
+    x = to_float(augment(data.x_train[index], cfg.augment, g))
+    start = start_noise(inner_maximisation(cfg)[1], x, cfg.eps, g)
+    return [value[RANK::WORLD].contiguous() for value in (x, data.y_train[index], start)]
+
 def train(S, T, data, cfg, stop):
     """Train the student S to the end of cfg.epochs, going on from cfg.out/last.pt if there is one.
 
     Halts with 3 on a number that is not finite and, once stop.signal is set, with 128 + signal after a checkpoint."""
     out, device, n = cfg.out, data.y_train.device, len(data.y_train)
     steps = n // cfg.batch                                      # the last partial batch is dropped
-    optimizer = torch.optim.SGD(S.parameters(), lr=cfg.lr, momentum=0.9, weight_decay=cfg.weight_decay)
+    optimizer, one_step = training_step(S, T, cfg)
     zeros = torch.zeros(2, dtype=torch.float64, device=device)
-    start, first, sums, log, attacked, saved = 1, 0, zeros.clone(), [], None, time.monotonic()
-    if state := read_checkpoint(out):
+    start, first, sums, log, saved = 1, 0, zeros.clone(), [], time.monotonic()
+    if state := from_rank_0(read_checkpoint, out):
         start, first, sums, log = state["epoch"], state["step"], state["sums"].to(device), state["log"]
         S.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
@@ -496,6 +548,8 @@ def train(S, T, data, cfg, stop):
                        f"{out} keeps the last good checkpoint, if there was one: try a smaller --lr or --alpha")
 
     def checkpoint(epoch, step, sums):
+        if RANK:
+            return
         if (out / "last.pt").exists():                          # the one before stays until the new one is whole
             os.replace(out / "last.pt", out / "previous.pt")
         state = dict(epoch=epoch, step=step, sums=sums, log=log, student=S.state_dict(), optimizer=optimizer.state_dict())
@@ -509,32 +563,33 @@ def train(S, T, data, cfg, stop):
             group["lr"] = lr
         loss = objective(cfg, epoch)
         reads = outputs_read(loss)
+        take = partial(one_step, loss, reads, sums)
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         started = time.monotonic()
-        with tqdm(range(first, steps), f"epoch {epoch}/{cfg.epochs}", steps, initial=first, leave=False, disable=None,
-                  unit=" images", unit_scale=cfg.batch) as bar:
+        with tqdm(range(first, steps), f"epoch {epoch}/{cfg.epochs}", steps, initial=first, leave=False,
+                  disable=True if RANK else None, unit=" images", unit_scale=cfg.batch) as bar:
             for step in bar:
                 g = generator(device, cfg.seed, epoch, step)
                 torch.manual_seed(g.initial_seed())             # for a user's network with dropout
-                index = order[step * cfg.batch:(step + 1) * cfg.batch]
-                x, y = to_float(augment(data.x_train[index], cfg.augment, g)), data.y_train[index]
-                attacked = models.fold(S, attacked)
-                base, match = loss(forward(S, attacked, T, x, y, cfg, reads, g), y)
-                optimizer.zero_grad()
-                (base + match).backward()
-                optimizer.step()
-                sums += torch.stack((base, match)).detach()
-                if stop.signal or time.monotonic() - saved > SAVE_EVERY:
+                inputs = make_batch(data, order[step * cfg.batch:(step + 1) * cfg.batch], cfg, g)
+                if cfg.graphs and step == first + 2:            # lr and T(alpha) are this epoch's: it holds for the epoch
+                    take = captured(take, *inputs)
+                take(*inputs)
+                signalled = agreed(stop.signal, step)
+                if signalled or time.monotonic() - saved > SAVE_EVERY:
                     check(epoch, step + 1, sums)
                     checkpoint(epoch, step + 1, sums)
                     saved = time.monotonic()
-                if stop.signal:
-                    raise Halt(128 + stop.signal, INTERRUPTED)
+                if signalled:
+                    raise Halt(128 + signalled, INTERRUPTED)
                 if not bar.disable and step % 50 == 0:          # rarely: a look at a number waits for the device
                     bar.set_postfix(loss=sums.sum().item() / (step + 1), refresh=False)
         check(epoch, steps, sums)
         base, match = (sums / steps).tolist()
         seconds = time.monotonic() - started
+        if RANK:                                                # rank 0 measures, and writes
+            first, sums = 0, zeros.clone()
+            continue
         row = dict(epoch=epoch, lr=lr, weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs), loss=base + match, loss_base=base,
                    loss_match=match, **probe(S, T, data, cfg))
         shown = [f"{name} {row[name]:.4g}" for name in ("lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if name in row]
@@ -547,6 +602,58 @@ def train(S, T, data, cfg, stop):
                                          probe_seconds=time.monotonic() - started - seconds, memory_mib=peak_memory(device))))
         first, sums = 0, zeros.clone()
         checkpoint(epoch + 1, first, sums)
+
+def benchmark(S, T, data, cfg):
+    """What a step of the last epoch costs: medians over cfg.benchmark steps, after warm-up and capture, as a dict.
+
+    Shares: attack, what is saved where it has no steps; teacher, what is saved, besides, where T is linear; student, the rest.
+    The peak is that of a matrix product in this process; FLOPs are 2 per multiplication, of convolutions and linear layers."""
+    from torch.utils.flop_counter import FlopCounterMode
+    device, loss, g = data.y_train.device, objective(cfg, cfg.epochs), generator(data.y_train.device, cfg.seed)
+    reads, sums = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device)
+
+    def inputs(n=cfg.batch):
+        return make_batch(data, torch.arange(n, device=device), cfg, g)
+
+    def median(function, n=cfg.benchmark):
+        seconds = []
+        for _ in range(n):
+            started = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - started)
+        return float(np.median(seconds))
+
+    def step(T, **settings):
+        take = partial(training_step(S, T, SimpleNamespace(**{**vars(cfg), **settings}))[1], loss, reads, sums)
+        if "precision" in settings:
+            return take(*inputs(2))
+        warm_up = sum(median(lambda: take(*inputs()), 1) for _ in range(2))
+        take = captured(take, *inputs()) if cfg.graphs else take
+        return median(lambda: take(*inputs())), warm_up, peak_memory(device)
+
+    def count(grad, x, weight, *rest, out_shape):               # the counter's own has the groups wrong
+        return 2 * math.prod(grad) * math.prod(weight[1:]) * sum(rest[7][:2])
+
+    seconds, warm_up, memory = step(T)
+    without_attack = step(T, steps=0)[0]
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(data.x_train[0].numel(), data.classes)).to(device)
+    student = step(T and linear.requires_grad_(False), steps=0)[0]
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: count}) as counter:
+        counter.mod_tracker.__exit__()                          # it cannot follow autograd.grad
+        step(T, precision="fp32", compile=False)
+    flops = counter.get_total_flops() / 2 * cfg.batch
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if cfg.precision == "bf16" else torch.float32)
+    torch.backends.cuda.matmul.allow_tf32 = cfg.precision == "tf32"
+    peak = 2 * n**3 / min(median(lambda: a[0] @ a[1], 10) for _ in range(3))
+    return dict(step_ms=1e3 * seconds, images_per_second=cfg.batch / seconds, epoch_seconds=len(data.y_train) // cfg.batch * seconds,
+                share=dict(attack=1 - without_attack / seconds, teacher=(without_attack - student) / seconds, student=student / seconds),
+                tflop_per_step=flops / 1e12, tflops=flops / seconds / 1e12, peak_tflops=peak / 1e12,
+                fraction_of_peak=flops / seconds / peak, memory_mib=memory, warm_up_seconds=warm_up, steps=cfg.benchmark,
+                method=cfg.method, match=cfg.match, inner=cfg.inner, student=cfg.student, teacher=cfg.teacher, batch=cfg.batch,
+                threads=torch.get_num_threads(), **environment(cfg))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Evaluation
@@ -583,7 +690,7 @@ def autoattack(model, x, y, classes, eps, seed):
     if classes < 4:
         print("AutoAttack without APGD-T, whose loss (targeted DLR) needs 4 classes", file=sys.stderr)
         adversary.attacks_to_run.remove("apgd-t")
-    return adversary.run_standard_evaluation(x, y, batch_size=250)[1] == y
+    return adversary.run_standard_evaluation(x, y, batch_size=500 if x.is_cuda else 250)[1] == y
 
 def pick_test(data, n):
     """Indices of n test images, class-balanced, on the data's device."""
@@ -612,7 +719,8 @@ def evaluate(S, teachers, data, cfg):
     Each metric is put into cfg.out/result.json with its n as soon as it is known, and not measured again for the same weights,
     images, seed, eps and step. outcomes.npz beside it keeps the outcome of every attack per image."""
     out, n, device, eps, step = cfg.out, len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
-    of = dict(student=cfg.student, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
+    precision = cfg.precision if cfg.eval_only else "fp32"
+    of = dict(student=cfg.student, precision=precision, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
               seed=cfg.seed, eps=eps, step=step)
     result, outcomes = dict(of, metrics={}, timing={}), {}
     if (out / "result.json").exists():
@@ -620,6 +728,7 @@ def evaluate(S, teachers, data, cfg):
         if {**before, **of} == before:
             result = before
             outcomes = dict(np.load(out / "outcomes.npz")) if (out / "outcomes.npz").exists() else {}
+    attacked = models.mixed(models.fold(S, dtype=torch.bfloat16 if precision == "bf16" else None), precision)
     S = models.fold(S)
 
     def measure(name, function, subset=None, **settings):
@@ -646,7 +755,7 @@ def evaluate(S, teachers, data, cfg):
 
     def accuracy(name, attack, **settings):
         if name in cfg.attacks:
-            measure(name, lambda x, y, g: {name: S(attack(x, y, g)).argmax(1) == y}, **settings)
+            measure(name, lambda x, y, g: {name: attacked(attack(x, y, g)).argmax(1) == y}, **settings)
 
     def point_wise(x, y, g):
         attack, start = inner_maximisation(cfg)
@@ -657,9 +766,9 @@ def evaluate(S, teachers, data, cfg):
 
     with torch.no_grad():
         accuracy("clean", lambda x, y, g: x)
-        accuracy("fgsm", lambda x, y, g: pgd(S, x, attack_ce(S, None, x, y, None), eps, eps, 1, None))
-        accuracy("pgd", lambda x, y, g: pgd(S, x, attack_ce(S, None, x, y, None), eps, step, 20, "uniform", g))
-        accuracy("cw", lambda x, y, g: cw(S, x, y, eps, step, 50, cfg.preset.cw_restarts, g), restarts=cfg.preset.cw_restarts)
+        accuracy("fgsm", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, eps, 1, None))
+        accuracy("pgd", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, step, 20, "uniform", g))
+        accuracy("cw", lambda x, y, g: cw(attacked, x, y, eps, step, 50, cfg.preset.cw_restarts, g), restarts=cfg.preset.cw_restarts)
         measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
         for teacher, T in teachers.items():
             same = dict(teacher=fingerprint(T.state_dict())[:16])
@@ -667,8 +776,14 @@ def evaluate(S, teachers, data, cfg):
                 f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()}, **same)
             measure(f"point_adv@{teacher}", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
         if "aa" in cfg.attacks:
-            measure("aa", lambda x, y, g: {"aa": autoattack(S, x, y, data.classes, eps, cfg.seed)},
+            measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
                     pick_test(data, min(cfg.aa_n or n, n)), version="standard" + " without apgd-t" * (data.classes < 4))
+    if teachers:                                                # pictures for the report
+        few = pick_test(data, 8)
+        x, y = to_float(data.x_test[few]), data.y_test[few]
+        arrays = dict(images=x, student=input_gradient(S, x, y), **{f"teacher@{k}": input_gradient(T, x, y) for k, T in teachers.items()})
+        arrays = {name: value.permute(0, 2, 3, 1).cpu().numpy() for name, value in arrays.items()}
+        write_atomic(out / "gradients.npz", lambda file: np.savez(file, labels=y.cpu().numpy(), **arrays))
     return result
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -735,7 +850,7 @@ def fingerprint(tensors):
 def put_aside(out):
     """Move the files of the run in the folder out, and no others, to a new folder beside it."""
     out = out.resolve()
-    names = "log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz config.json".split()
+    names = "log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz gradients.npz curves.png config.json".split()
     ours = [out / name for name in names if (out / name).exists()]      # config.json last: it says whose the others are
     if ours:
         old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
@@ -743,6 +858,14 @@ def put_aside(out):
         for file in ours:
             file.rename(old / file.name)
         print(f"what {out} held is now in {old}")
+
+def environment(cfg):
+    """What a number may depend on besides the settings."""
+    commit = subprocess.getoutput(f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null")   # "" without git
+    gpu = torch.cuda.get_device_name(cfg.device) if cfg.device != "cpu" else None
+    return dict({name: version(name) for name in ("torch", "torchvision", "numpy", "pyautoattack")}, gpu=gpu, world=WORLD,
+                python=platform.python_version(), platform=platform.platform(), commit=commit, precision=cfg.precision,
+                tf32=bool(gpu) and cfg.precision == "tf32", compile=cfg.compile, cuda_graphs=cfg.graphs)
 
 def claim(cfg, training):
     """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured and wherever."""
@@ -753,13 +876,34 @@ def claim(cfg, training):
                    and not (key == "threads" and (over or None in (value, before.get(key))))]     # they do not count on a GPU
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
                 "put it aside"))
-    commit = subprocess.getoutput(f"git -C {shlex.quote(str(HERE))} describe --always --dirty 2>/dev/null")   # "" without git
-    gpu = torch.cuda.get_device_name(cfg.device) if cfg.device != "cpu" else None
-    write_json(path, dict(
-        training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
-        environment=dict({name: version(name) for name in ("torch", "torchvision", "numpy", "pyautoattack")}, gpu=gpu,
-                         python=platform.python_version(), platform=platform.platform(), commit=commit,
-                         precision="TF32 convolutions" if gpu and torch.backends.cudnn.allow_tf32 else "float32")))
+    write_json(path, dict(training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
+                          environment=environment(cfg)))
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Several GPUs, under torchrun: each rank has its share of every batch, and all have the same weights and statistics
+
+def average(*tensors):
+    """Replace tensors by their means over the ranks, in place, by one all-reduce."""
+    if WORLD > 1:
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, mean in zip(tensors, flat.div_(WORLD).split([tensor.numel() for tensor in tensors])):
+            tensor.detach().copy_(mean.view_as(tensor))
+
+def agreed(number, step):
+    """number (None: nothing yet); of several ranks the highest, asked for every tenth step, so that all do the same."""
+    if WORLD == 1 or step % 10:
+        return number if WORLD == 1 else None
+    numbers = [None] * WORLD
+    dist.all_gather_object(numbers, number)
+    return max(filter(None, numbers), default=None)
+
+def from_rank_0(function, *arguments):
+    """What function returns on rank 0, on every rank."""
+    value = [None if RANK else function(*arguments)]
+    if WORLD > 1:
+        dist.broadcast_object_list(value)
+    return value[0]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Report: each table beside the paper's printed values, whose only home is run_all.sh
@@ -770,11 +914,25 @@ def read_rows():
     return {name: {(table, column, metric): float(value) for table, metric, column, value in re.findall(
         r"\bt(\d+h?)\.(\w+)(?:@(\w+))?=(\S+)", printed)} for name, printed in rows}
 
+def marked(kind, figure):
+    """Names of the rows of run_all.sh, run or eval, that are marked as a figure's."""
+    return re.findall(rf"^{kind} (\S+) .*::.* {figure}\b", (HERE / "run_all.sh").read_text(), re.M)
+
+def read_log(folder):
+    """The rows of log.jsonl, one an epoch; none where there is no log."""
+    file = folder / "log.jsonl"
+    return [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else []
+
 def measured(folder, column, metric):
     """A metric of one run; None where it is lacking. Of those measured against teachers, against column or the first."""
+    if not (folder / "result.json").exists():
+        return None
     if metric in ("min_per_epoch", "memory_mib"):
-        log = [json.loads(row)["timing"] for row in (folder / "log.jsonl").read_text().splitlines()]
-        return max(row["memory_mib"] for row in log) if metric[1] == "e" else np.median([row["seconds"] for row in log]) / 60
+        memory, timing = metric == "memory_mib", [row["timing"] for row in read_log(folder)]
+        values = [row["memory_mib"] if memory else row["seconds"] / 60 for row in timing]
+        return (max if memory else np.median)(values) if values else None
+    if "_ood_" in metric:                                       # run_all.sh's, from OODRobustBench
+        return json.loads((folder / "ood.json").read_text())[metric] if (folder / "ood.json").exists() else None
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     names = [name for name in metrics if name in (metric, f"{metric}@{column}") or name.startswith(metric + "@") and not column]
     return metrics[names[0]]["value"] if names else None
@@ -784,19 +942,25 @@ def without_igdm(label):
     return re.sub(r"-(bdm|ltd|ikl)-(pgd-at|trades)$", r"-\2 @\1", re.sub(r"\+igdm(-a[\d.]+)?", "", label))
 
 def report(root):
-    """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference."""
-    rows, lines = read_rows(), ["# Ours / the paper's (difference), ± the standard deviation over seeds"]
+    """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference.
+
+    Where a row's run is of digits, it all is run_all.sh --smoke, with teachers of other names: the titles say so."""
+    rows = read_rows()
+    runs = {name: [path for path in sorted(root.glob(f"{name}-s*")) if path.name[len(name) + 2:].isdigit()] for name in rows}
+    smoke = any(config_beside(path / "student.pt").get("dataset") == "digits" for paths in runs.values() for path in paths)
+    title = "SMOKE, a miniature on digits, no number means anything: " * smoke
+    lines = [f"# {title}Ours / the paper's (difference), ± the standard deviation over seeds"]
     for table in sorted({key[0] for printed in rows.values() for key in printed}, key=lambda table: int(table.rstrip("h"))):
         metrics = list(dict.fromkeys(key[2] for printed in rows.values() for key in printed if key[0] == table))
         lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
         aa = {}
         for name, printed in rows.items():
-            folders = [path.parent for path in sorted(root.glob(f"{name}-s*/result.json"))]
             for column in dict.fromkeys(key[1] for key in printed if key[0] == table):
                 label, cells = name + f" @{column}" * bool(column), []
                 for metric in metrics:
                     paper = printed.get((table, column, metric))
-                    ours = [value for folder in folders if (value := measured(folder, column, metric)) is not None]
+                    ours = [measured(folder, "" if smoke else column, metric) for folder in runs[name]]
+                    ours = [value for value in ours if value is not None]
                     mean = np.mean(ours) if ours else None
                     spread = f" ± {np.std(ours, ddof=1):.2f}" if len(ours) > 1 else ""
                     cells.append("" if paper is None else f"{mean:.4g}{spread} / {paper:g} ({mean - paper:+.3g})" if ours
@@ -808,7 +972,110 @@ def report(root):
             pairs = [pair for pair in pairs if None not in pair]
             won = sum(a > b for a, b in pairs)
             lines += ["", f"{who}, +IGDM has the higher AutoAttack accuracy in {won} of {len(pairs)} pairs."] if pairs else []
+    figures(root, rows, runs, title)
+    gradients(root, runs, title)
+    lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
     write_atomic(root / "report.md", lambda file: file.write("\n".join(lines).encode() + b"\n"))
+
+def picture(path, title, *panels):
+    """Write a picture of those panels, (curves, settings of the axes), that have curves, (x, y, style), if any has."""
+    from matplotlib.figure import Figure
+    panels, fig = [panel for panel in panels if panel[0]], Figure((14, 5), layout="constrained")
+    for i, (curves, axes) in enumerate(panels):
+        ax = fig.add_subplot(1, len(panels), i + 1)
+        for x, y, style in curves:
+            ax.plot(x, y, **style)
+        ax.set(**axes)
+        ax.grid(alpha=0.3)
+    if panels:
+        fig.suptitle(title)
+        labels = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}   # each once
+        fig.legend(labels.values(), labels.keys(), loc="outside right center")
+        write_atomic(path, partial(fig.savefig, format="png"))
+
+def figures(root, rows, runs, smoke=""):
+    """Write root/figure2.png to figure5.png, and curves.png beside each log.jsonl, where there are the data for it.
+
+    rows: what read_rows() gives; runs: {name of a row: folders of its runs}; smoke stands before every title."""
+    def points(names, x, y, by):        # of the runs that have both; x, y: metric or "teacher"; by: 1 teacher, 2 method
+        found, colors = [], {}
+        for name, path in ((name, path) for name in names for path in runs[name]):
+            parts, igdm = name.replace("-rn18", "").replace("+igdm", "").split("-", 2), "+igdm" in name
+            at = [parts[1].replace("_", "\n", 1) if key == "teacher" else measured(path, "", key) for key in (x, y)]
+            if None not in at:
+                color = colors.setdefault(parts[by], f"C{len(colors)}")
+                found.append((at[:1], at[1:], dict(marker="o*"[igdm], ms=6 + 6 * igdm, ls="", color=color,
+                                                   label=parts[by] + " + IGDM" * igdm)))
+        return found
+
+    def pearson(found):                 # of all points, and of those of each teacher
+        sets = {"all": found}
+        for point in found:
+            sets.setdefault(point[2]["label"].split()[0], []).append(point)
+        r = [f"{who} {np.corrcoef([x + y for x, y, _ in some], rowvar=False)[0, 1]:.2f} (n = {len(some)})"
+             for who, some in sets.items() if len(some) > 2]
+        return f"Pearson's r: {', '.join(r) or 'too few runs'}"
+
+    def curve(log, metric, **style):
+        return [row["epoch"] for row in log], [row[metric] for row in log], dict(style, marker="." * (len(log) < 20))
+
+    def curves(styles, metric):         # of the runs of the rows, name -> style, that have logged it
+        logs = [(name, read_log(path)) for name in styles for path in runs[name]]
+        return [curve(log, metric, label=name, **styles[name]) for name, log in logs if log and metric in log[0]]
+
+    share, aa = "remainder proportion, ||f(x+e) - f(x) - Je|| / ||f(x+e)||", "AutoAttack accuracy (%)"
+    picture(root / "figure2.png", smoke + "Figure 2: how far from linear the outputs are around an image, CIFAR-100",
+            (points(marked("eval", "f2"), "teacher", "remainder", 1),
+             dict(xlabel="(a) teacher", ylabel=share, ymargin=1, ylim=(0, None))),
+            (curves({name: dict(color=f"C{3 + i}") for i, name in enumerate(marked("run", "f2"))}, "remainder"),
+             dict(xlabel="(b) epoch of training", ylabel=share, yscale="log")))
+    names = [name for name in rows if any(key[0] == "4" for key in rows[name])]
+    picture(root / "figure3.png", smoke + "Figure 3: AutoAttack accuracy and input gradients like the teacher's (table 4)", *(
+        (found := points(names, metric, "aa", 1), dict(xlabel=xlabel, ylabel=aa, title=pearson(found))) for metric, xlabel in (
+            ("gc", "GC, cosine similarity of the input gradients"), ("gd", "GD, L2 distance of the input gradients"))))
+    picture(root / "figure4.png", smoke + "Figure 4: students by teacher, ResNet-18 on CIFAR-100",
+            (points(marked("run", "f4"), "teacher", "aa", 2), dict(xlabel="teacher", ylabel=aa)))
+    ard = "cifar100-rn18-bdm-ard"
+    direct = [name for name in rows if name.startswith(ard + "-direct") and runs[name]]
+    styles = {name: dict(color=f"{0.8 - 0.6 * i / len(direct):.2f}", lw=1) for i, name in enumerate(direct)}
+    styles |= {ard: dict(color="C0"), ard + "+igdm": dict(color="C3", lw=2)}
+    picture(root / "figure5.png", smoke + "Figure 5: IGDM, and direct matching of input gradients (eq. 11), added to ARD", *(
+        (curves(styles, metric), dict(xlabel="epoch", ylabel=ylabel, yscale=scale)) for metric, ylabel, scale in (
+            ("gd", "GD to the teacher, L2 distance", "linear"), ("loss", "training loss", "log"),
+            ("loss_base", "ARD's part of the training loss", "linear"))))
+    for path in sorted(root.glob("*/log.jsonl")):
+        file, log = path.with_name("curves.png"), read_log(path.parent)
+        if log and not (file.exists() and file.stat().st_mtime > path.stat().st_mtime):         # it takes half a second
+            picture(file, f"{smoke}{path.parent.name}, training", *(
+                ([curve(log, name, label=name, color=f"C{i}") for i, name in names
+                  if name in log[0] and (name != "loss_match" or log[-1][name])],
+                 dict(xlabel="epoch", ylabel=ylabel, yscale=scale)) for ylabel, scale, *names in (
+                    ("training loss, learning rate", "log", (0, "loss"), (1, "loss_base"), (2, "loss_match"), (7, "lr")),
+                    ("accuracy on the probe images (%)", "linear", (3, "clean"), (4, "pgd10")),
+                    ("GC to the teacher, cosine similarity", "linear", (5, "gc")))))
+
+def gradients(root, runs, smoke=""):
+    """Write root/gradients.png: input gradients of a teacher and its students without and with IGDM, the first pair found."""
+    from matplotlib.figure import Figure
+    pairs = [(path.with_name(without_igdm(name) + path.name[len(name):]), path) for name in runs for path in runs[name]]
+    pairs = [pair for pair in pairs if pair[0] != pair[1] and all((path / "gradients.npz").exists() for path in pair)]
+    for base, igdm in pairs[:1]:
+        b, i = (dict(np.load(path / "gradients.npz")) for path in (base, igdm))
+        teacher, n = next(key for key in i if key.startswith("teacher@")), min(4, len(i["images"]))
+        columns = {"test image": i["images"], teacher.replace("@", " "): i[teacher], base.name: b["student"],
+                   igdm.name: i["student"]}
+        fig = Figure((14, 3.5 * n + 1), layout="constrained")
+        fig.suptitle(smoke + "Gradients of the cross-entropy with respect to the image")
+        fig.supxlabel("a gradient's 0 is grey, the 99th percentile of its absolute values white, and black with a minus; "
+                      "cos: cosine similarity to the teacher's", fontsize="medium")
+        for k, (row, (title, column)) in enumerate(itertools.product(range(n), columns.items())):
+            image, t = column[row], i[teacher][row]
+            shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) or 1) if k % 4 else image
+            cos = (image * t).sum() / (np.linalg.norm(image) * np.linalg.norm(t) or 1)
+            ax = fig.add_subplot(n, 4, k + 1, xticks=[], yticks=[], title=title * (row == 0),
+                                 xlabel=f"cos {cos:.2f}" * (k % 4 > 1), ylabel=f"label {i['labels'][row]}" * (k % 4 == 0))
+            ax.imshow(shown.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+        write_atomic(root / "gradients.png", partial(fig.savefig, format="png"))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Command line
@@ -868,9 +1135,14 @@ def make_parser():
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all; digits 100)")
     add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 50 training images)")
     add("--eval-only", metavar="CKPT", help="measure a checkpoint, or a named teacher, instead of training")
-    add("--report", type=Path, metavar="DIR", help="write DIR/report.md: what run_all.sh left there, beside the paper's tables")
+    add("--report", type=Path, metavar="DIR", help="write DIR/report.md and figures, out of what run_all.sh left there")
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
     add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
+    add("--precision", choices=("fp32", "tf32", "bf16"), help="of the networks in training; the last layer, logits, losses and "
+        "parameters are float32 (default bf16 on CUDA, else fp32); with --eval-only that of the evaluation (default fp32)")
+    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile, and CUDA graphs on CUDA (default there, but for "
+        "networks of your own)")
+    add("--benchmark", type=count, metavar="N", help="time N training steps, print JSON, train nothing")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
     add("--threads", type=at_least(1, high=1024), help="CPU threads (default torch's)")
     return p
@@ -916,13 +1188,23 @@ def resolve(argv):
          f"{', '.join(name for name, m in METHODS.items() if m.inner in TEACHER_INSIDE)} have"),
         (foreign, f"{', '.join(map(constant_flag, foreign))} does not belong to --method {cfg.method}"),
         (cfg.drops and not re.fullmatch(r"\d+(,\d+)*", cfg.drops), f"--drops {cfg.drops}: must be epochs, as in 100,150"),
-        (cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}"))
+        (cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}"),
+        (cfg.precision == "tf32" and cfg.device == "cpu", "--precision tf32 is for NVIDIA GPUs"),
+        (cfg.compile and cfg.match == "direct", "--compile: torch.compile has no second derivatives, which --match direct needs"),
+        (cfg.batch and cfg.batch % WORLD, f"--batch {cfg.batch}: must be a multiple of the {WORLD} processes"),
+        (cfg.benchmark and cfg.eval_only, "--benchmark times training: without --eval-only"))
 
     cfg.constants = {name: value if (given := constants[f"{cfg.method}.{name}"]) is None else given
                      for name, value in method.constants.items()}
     for name in ("lr", "batch", "weight_decay", "eps", "augment", "aa_n"):
         if getattr(cfg, name) is None:
             setattr(cfg, name, getattr(cfg.preset, name))
+    cuda = cfg.device != "cpu"
+    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if WORLD > 1 and cfg.device == "cuda" else cfg.device
+    cfg.precision = cfg.precision or ("bf16" if cuda and not cfg.eval_only else "fp32")
+    if cfg.compile is None:
+        cfg.compile = cuda and not cfg.eval_only and cfg.match != "direct" and ":" not in (cfg.student or "")
+    cfg.graphs = cuda and cfg.compile and WORLD == 1
     cfg.student = cfg.student or (None if cfg.eval_only else cfg.preset.student)
     cfg.surrogate, cfg.inner = cfg.surrogate or "kl", cfg.inner or ("teacher" if teacher_inside else None)
     cfg.step_size = cfg.step_size or cfg.eps / 4
@@ -962,7 +1244,7 @@ def resolve(argv):
 
 TRAINING = (   # a run's identity; teacher and threads are added
     "method", "match", "surrogate", "alpha", "ramp_epochs", "inner", "constants", "dataset", "limit_train", "augment",
-    "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed")
+    "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed", "precision", "compile")
 
 def config_beside(checkpoint):
     """What config.json in a checkpoint's folder says of its training, if it is one of our runs; else {}."""
@@ -1015,11 +1297,17 @@ def check_network(model, name, data):
 def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
     cfg = resolve(argv)
+    if RANK and (cfg.report or cfg.eval_only):
+        return None
     if cfg.report:
         refuse((not cfg.report.is_dir(), f"--report {cfg.report}: no such folder"))
         return report(cfg.report)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+    if WORLD > 1 and not dist.is_initialized():     # rank 0 may wait for hours, for a teacher
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
+    if cfg.device != "cpu":
+        torch.cuda.set_device(cfg.device)
     data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
@@ -1048,21 +1336,32 @@ def run(argv, stop, wait=False):
             if abs(clean - printed) > 4 * math.sqrt(printed * (100 - printed) / len(keep)):
                 print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it the "
                       "right checkpoint?", file=sys.stderr)
-    with locked(cfg.out, wait):
-        if cfg.fresh:
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = cfg.precision != "fp32", True
+    stream = torch.cuda.stream(torch.cuda.Stream()) if cfg.graphs else contextlib.nullcontext()    # captured() wants its own
+    if cfg.benchmark:
+        with stream:
+            return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
+    with locked(cfg.out, wait) if not RANK else contextlib.nullcontext():
+        if cfg.fresh and not RANK:
             put_aside(cfg.out)
         print(cfg.out, flush=True)
         if not cfg.eval_only:
             training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images,
                             teacher=cfg.teacher and [cfg.teacher, fingerprint(T.state_dict())],
-                            threads=torch.get_num_threads() if cfg.device == "cpu" else None)
-            claim(cfg, json.loads(json.dumps(training)))
+                            threads=torch.get_num_threads() if cfg.device == "cpu" else None, world=WORLD)
+            from_rank_0(claim, cfg, json.loads(json.dumps(training)))
             stop.deferred = True
-            train(S, T, data, cfg, stop)
+            with stream:
+                train(S, T, data, cfg, stop)
             stop.deferred = False
-            write_atomic(cfg.out / "student.pt", lambda file: torch.save(S.state_dict(), file))
+            from_rank_0(write_atomic, cfg.out / "student.pt", lambda file: torch.save(S.state_dict(), file))
+            if WORLD > 1 and not wait:                          # the rest is rank 0's, and may take hours
+                dist.destroy_process_group()
+            if RANK:
+                return
             if stop.signal:
                 raise Halt(128 + stop.signal, INTERRUPTED)
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = bool(cfg.eval_only) and cfg.precision != "fp32", False
         result = evaluate(S, teachers, data, cfg)
     for name, entry in result["metrics"].items():
         print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
@@ -1077,7 +1376,8 @@ def main(argv=None):
         stop.signal = number
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        run(sys.argv[1:] if argv is None else argv, stop)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if RANK else sys.stdout):
+            run(sys.argv[1:] if argv is None else argv, stop)
         return 0
     except (UserError, OSError) as error:
         code, message = 2, f"error: {error if isinstance(error, UserError) else one_line(error)}"

@@ -75,6 +75,12 @@ class PreActBlock(Net):
         out = act1(norm1(x))
         return conv2(act2(norm2(conv1(out)))) + (shortcut[0](out) if shortcut else x)
 
+class Head(nn.Linear):
+    """Pooling and last layer, in float32 also under autocast, or f(x+delta) - f(x-delta) would drown in rounding."""
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype).mean((2, 3)))
+
 def resnet18(num_classes, channels, pre=False):
     """ResNet-18 with a 3x3 stem for small images, names as in kuangliu/pytorch-cifar; pre: of pre-activation blocks,
     with the batch norm before the pooling instead of after the stem (Rice et al. 2020)."""
@@ -83,8 +89,7 @@ def resnet18(num_classes, channels, pre=False):
     return Net(conv1=conv(channels, 64), bn1=None if pre else norm(64), relu1=None if pre else nn.ReLU(),
                layer1=stack(block, 2, 64, 64, 1), layer2=stack(block, 2, 64, 128, 2),
                layer3=stack(block, 2, 128, 256, 2), layer4=stack(block, 2, 256, 512, 2),
-               bn=norm(512) if pre else None, relu=nn.ReLU() if pre else None,
-               pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(512, num_classes))
+               bn=norm(512) if pre else None, relu=nn.ReLU() if pre else None, linear=Head(512, num_classes))
 
 class InvertedResidual(Net):
     """1x1 to wider, 3x3 per channel, 1x1 to narrower; residual where the stride is 1 (Sandler et al. 2018)."""
@@ -109,7 +114,7 @@ def mobilenet_v2(num_classes, channels):
         n_in = n_out
     return Net(conv1=conv(channels, 32), bn1=norm(32), relu1=nn.ReLU(), layers=nn.Sequential(*layers),
                conv2=conv(320, 1280, 1), bn2=norm(1280), relu2=nn.ReLU(),
-               pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(1280, num_classes))
+               linear=Head(1280, num_classes))
 
 class Normalized(Net):
     """Parts that run on (x - mean) / std; these are not persistent, as published checkpoints don't hold them."""
@@ -132,11 +137,9 @@ def wide_resnet(depth, width, num_classes, channels, silu=False, mean=None, std=
     if silu:
         return Normalized(mean or [0.5] * channels, std or [0.25] * channels, init_conv=conv(channels, 16),
                           layer=nn.Sequential(*(Net(block=stage) for stage in stages)),
-                          batchnorm=norm(4 * w), relu=nn.SiLU(),
-                          pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), logits=nn.Linear(4 * w, num_classes))
+                          batchnorm=norm(4 * w), relu=nn.SiLU(), logits=Head(4 * w, num_classes))
     model = Net(conv1=conv(channels, 16), **{f"block{i}": Net(layer=stage) for i, stage in enumerate(stages, 1)},
-                bn1=norm(4 * w), relu=nn.ReLU(),
-                pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(4 * w, num_classes))
+                bn1=norm(4 * w), relu=nn.ReLU(), fc=Head(4 * w, num_classes))
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -171,32 +174,46 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
         raise UserError(f"architecture {arch!r} failed: {one_line(error)}") from error
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A faster copy for attacks: with fixed statistics, a batch norm after a convolution is part of the convolution.
+# Faster: with fixed statistics, a batch norm after a convolution is part of the convolution; bf16; torch.compile.
 
 @torch.no_grad()
-def fold(model, into=None):
-    """A frozen copy of model in eval mode, faster: each batch norm that follows a convolution is folded into it (in the
-    user's own networks none). into: an earlier copy, refreshed in place from the model's weights and statistics."""
-    pairs = []
+def fold(model, into=None, dtype=None):
+    """A frozen copy of model in eval mode, faster: each batch norm that follows a convolution is folded into it, and the
+    convolutions are in dtype, if it is given (of the user's own networks none is touched). into: an earlier copy, refreshed in place."""
+    pairs, convs = {}, []
     for path, module in model.named_modules() if isinstance(model, Net) else ():
         parts = [(f"{path}.{name}".lstrip("."), part) for name, part in module.named_children()]
-        pairs += [(conv, bn) for (conv, first), (bn, second) in zip(parts, parts[1:])
-                  if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)]
+        convs += [name for name, part in parts if isinstance(part, nn.Conv2d)]
+        pairs.update((name, bn) for (name, first), (bn, second) in zip(parts, parts[1:])
+                     if isinstance(first, nn.Conv2d) and isinstance(second, norm))
     if into is None:
         into = copy.deepcopy(model).eval().requires_grad_(False)
-        for conv, bn in pairs:
-            into.get_submodule(conv).bias = nn.Parameter(into.get_submodule(bn).bias, requires_grad=False)
-            into.set_submodule(bn, nn.Identity().eval())
+        for name in convs:
+            conv = into.get_submodule(name).to(dtype or model.get_submodule(name).weight.dtype)
+            if name in pairs:
+                conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]), requires_grad=False)
+                into.set_submodule(pairs[name], nn.Identity().eval())
     copies = dict([*into.named_parameters(), *into.named_buffers()])
+    for name, bn in pairs.items():  # with fixed statistics a batch norm is a scale and a shift per channel
+        bn = model.get_submodule(bn)
+        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+        weight, bias = copies.pop(f"{name}.weight"), copies.pop(f"{name}.bias")
+        torch.mul(model.get_submodule(name).weight, scale[:, None, None, None], out=weight)
+        bias.copy_(bn.bias - bn.running_mean * scale)
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if name in copies:
             copies[name].copy_(value)
-    for conv, bn in pairs:  # with fixed statistics a batch norm is a scale and a shift per channel
-        conv, bn = into.get_submodule(conv), model.get_submodule(bn)
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        conv.weight.mul_(scale[:, None, None, None])
-        conv.bias.copy_(bn.bias - bn.running_mean * scale)
     return into
+
+class Mixed(Net):
+    """A network under bf16 autocast; logits in float32."""
+    def forward(self, x):
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            return self.network(x).float()
+
+def mixed(model, precision):
+    """model, in bf16 if precision says so; its parameters stay its own, in float32."""
+    return Mixed(network=model) if precision == "bf16" else model
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checkpoints

@@ -16,6 +16,7 @@
 #   sbatch --array=0-31 run_all.sh          32 workers under Slurm, from this folder; submit again until all is finished
 #
 # PYTHON: the interpreter (default python). EXTRA: flags for every command, as in EXTRA="--threads 8"; quotes are understood.
+# OOD_PYTHON: the one that has OODRobustBench, for table 9 (default PYTHON); where none has, a line says how to get it.
 # RIFT: see Tiny-ImageNet. A row's folder is runs/NAME-sSEED, with output.txt, and .done once it is finished. Each worker goes
 # through all rows from a start of its own, and skips those that another holds. Rows that fail do not stop the rest: they are
 # named at the end, and the exit status is 1. SIGTERM and Ctrl-C save first (143, 130). Before an array, "bash run_all.sh 1" once:
@@ -35,7 +36,7 @@ run cifar100-rn18-pgd-at --method pgd-at --teacher bdm,ltd,ikl :: t2.clean@bdm=5
 run cifar100-rn18-trades --method trades --teacher bdm,ltd,ikl :: t2.clean@bdm=53.56 t2.fgsm@bdm=29.85 t2.pgd@bdm=25.85 t2.cw@bdm=23.32 t2.aa@bdm=22.02 t2.clean@ltd=53.56 t2.fgsm@ltd=29.85 t2.pgd@ltd=25.85 t2.cw@ltd=23.92 t2.aa@ltd=22.02 t12.clean@ikl=53.56 t12.pgd@ikl=25.85 t12.aa@ikl=22.02 t12.gd@ikl=0.199 t12.gc@ikl=0.354
 
 # CIFAR-100, ResNet-18, teacher BDM-AT: tables 2, 4-6, 8, 9, 15-18
-# Table 9 does not name its teacher: that it is BDM-AT is our assumption. Its values are OODRobustBench's, which has its own data
+# Table 9 does not name its teacher: that it is BDM-AT is our assumption. Its values are OODRobustBench's: see ood_program
 run cifar100-rn18-bdm-pgd-at+igdm --method pgd-at --igdm :: t2.clean=60.83 t2.fgsm=38.11 t2.pgd=35.09 t2.cw=30.21 t2.aa=29.16 t17.clean=60.68 t17.pgd=35.09 t17.aa=29.16 t17.gd=0.102 t17.gc=0.569
 run cifar100-rn18-bdm-trades+igdm --method trades --igdm :: t2.clean=60.88 t2.fgsm=36.26 t2.pgd=32.26 t2.cw=26.50 t2.aa=25.50
 run cifar100-rn18-bdm-ard --method ard :: t2.clean=61.51 t2.fgsm=34.23 t2.pgd=30.23 t2.cw=26.97 t2.aa=24.77 t4.aa=24.77 t4.gd=0.142 t4.gc=0.439 t5.point_uniform=0.2392 t5.point_adv=0.2848 t9.clean_ood_d=49.92 t9.robust_ood_d=15.7 t9.robust_ood_t=14.91 t15.clean=61.51 t15.pgd=30.23 t15.aa=24.77 t15.gd=0.142 t15.gc=0.439 t16.clean=61.51 t16.pgd=30.23 t16.aa=24.77 t16.gd=0.142 t16.gc=0.439 t18.clean=61.51 t18.pgd=30.23 t18.aa=24.77 t18.gd=0.1422 t18.gc=0.439 f4
@@ -373,6 +374,43 @@ run cifar100-rn18-bdm-ard-e100 --method ard --epochs 100 --attacks clean,fgsm,pg
 ROWS
 }
 
+# Table 9: what a finished row is put through where OOD_PYTHON has OODRobustBench, whose README recommends 3.8. The suite's
+# mm5 attack needs a CUDA GPU, and RobustBench's loader gets CIFAR-100-C from Zenodo. For CIFAR-100 the suite has corruptions but no
+# natural shifts, its README's threat shifts are CIFAR-10's; what the paper ran is not known here. Ours: OOD_d is the mean over
+# 15 corruptions at 5 severities, OOD_t over the README's 6 threats; LPA and PPGD then use the suite's ImageNet AlexNet.
+ood_program() { cat <<'PROGRAM'
+import fcntl, json, os, sys
+import torch
+import models
+student = models.build("rn18", 100)
+models.load_state(student, sys.argv[1] + "/student.pt", "rn18")
+os.makedirs("data", exist_ok=True)
+data = os.path.abspath("data")
+os.chdir(sys.argv[1])                       # the suite keeps each shift in model_info, and goes on from there
+from oodrobustbench.eval import benchmark
+from robustbench.data import load_cifar100, load_cifar100c
+with open(data + "/.oodrobustbench", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)        # one worker downloads
+    load_cifar100(1, data)
+    load_cifar100c(1, 1, data)
+def measure(attack, adv_norm, eps, **shifts):
+    return benchmark(student.eval(), n_examples=10000, dataset="cifar100", attack=attack, threat_model="Linf", adv_norm=adv_norm,
+                     eps=eps, to_disk=True, model_name="student", data_dir=data, device=torch.device("cuda"), batch_size=100,
+                     **shifts)
+clean, robust, found = measure("mm5", "Linf", 8 / 255, corruption_models=["corruptions"], severities=[1, 2, 3, 4, 5])
+cells = [cell for severities in found["corruptions"].values() for cell in severities.values()]
+assert len(cells) == 75, "%d cells of CIFAR-100-C, not 75" % len(cells)
+threats = [("lpa", None, 0.5), ("ppgd", None, 0.5), ("stadv", None, 0.05), ("recolor", None, 0.06), ("mm5", "L2", 0.5),
+           ("mm5", "Linf", 0.0470588)]
+threats = {"%s %s %g" % (attack, norm or "-", eps): 100 * measure(attack, norm, eps)[1] for attack, norm, eps in threats}
+with open("ood.part", "w") as file:
+    json.dump(dict(clean_ood_d=100 * sum(cell["clean"] for cell in cells) / 75,
+                   robust_ood_d=100 * sum(cell["Linf-mm5-0.031373"] for cell in cells) / 75,
+                   robust_ood_t=sum(threats.values()) / 6, clean=100 * clean, mm5=100 * robust, threats=threats), file, indent=1)
+os.replace("ood.part", "ood.json")
+PROGRAM
+}
+
 set -uo pipefail
 complain() { echo "run_all.sh: $*" >&2; exit 2; }
 [[ ! ${RIFT-} || $RIFT = /* ]] || RIFT=$PWD/$RIFT
@@ -403,7 +441,8 @@ while (($#)); do
     esac
     shift
 done
-for word in flock "$PYTHON"; do
+OOD_PYTHON=${OOD_PYTHON:-$PYTHON}
+for word in flock "$PYTHON" "$OOD_PYTHON"; do
     command -v "$word" >/dev/null || complain "$word: no such command (flock is util-linux's; PYTHON=... names the python)"
 done
 if ((${#smoke[@]})); then
@@ -520,7 +559,7 @@ fi
 
 label=${smoke[*]:+smoke: }
 job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-$$@$HOSTNAME/$EPOCHSECONDS}}.${SLURM_RESTART_COUNT:-0}
-children=() stopped=0
+children=() stopped=0 suite=
 say() { printf '%(%F %T)T  %s%s\n' -1 "$label" "$*"; }
 
 # shellcheck disable=SC2317  # the traps call it
@@ -535,27 +574,52 @@ await() {           # the exit status of a child into code; a signal to this she
     while wait "$1"; code=$?; kill -0 "$1" 2>/dev/null; do :; done
 }
 
+start() {           # start OUTPUT COMMAND...: its exit status into code
+    set -m                                  # a process group of its own: Ctrl-C reaches it through stop alone, once
+    "${@:2}" </dev/null >>"$1" 2>&1 &
+    set +m
+    children=($!)
+    ((!stopped)) || kill -TERM $!
+    await $!
+    children=()
+}
+
+in_table_9() { [[ ! $label && " ${tables[$1]} " = *" 9 "* ]]; }
+complete() {
+    [[ -e $runs/${names[$1]}/.done ]] && { [[ ! $suite || -e $runs/${names[$1]}/ood.json ]] || ! in_table_9 "$1"; }
+}
+hint() {            # what table 9 still lacks of a finished row, where it does
+    [[ ! $suite && ! -e $runs/${names[$1]}/ood.json ]] && in_table_9 "$1" || return 0
+    say "table 9 of ${names[$1]}: no OODRobustBench in $OOD_PYTHON. pip install" \
+        "git+https://github.com/OODRobustBench/OODRobustBench.git (Python 3.8; OOD_PYTHON=... names it); then this command runs" \
+        "oodrobustbench.eval.benchmark on $runs/${names[$1]}/student.pt, CIFAR-100-C and six threat shifts, into ood.json"
+}
+
 do_row() {
     local out=$runs/${names[$1]} argv
-    [[ ! -e $out/.done && $(cat "$out/.failed" 2>/dev/null) != *" $job" ]] || return 0
+    if complete "$1" || [[ $(cat "$out/.failed" 2>/dev/null) = *" $job" ]]; then
+        return 0
+    fi
     mkdir -p "$out"
     exec 9>"$out/.claim"
-    if flock -w 1 9 && [[ ! -e $out/.done ]]; then
-        mapfile -t argv <<<"${commands[$1]}"
-        say "begins: ${names[$1]}; $out/output.txt"
-        [[ ! $label ]] || echo "smoke: a miniature, no number here means anything" >>"$out/output.txt"
-        set -m                              # a process group of its own: Ctrl-C reaches it through stop alone, once
-        "$PYTHON" -u igdm.py "${argv[@]}" </dev/null >>"$out/output.txt" 2>&1 &
-        set +m
-        children=($!)
-        ((!stopped)) || kill -TERM $!
-        await $!
-        children=()
+    if flock -w 1 9 && ! complete "$1"; then
+        code=0
+        if [[ ! -e $out/.done ]]; then
+            mapfile -t argv <<<"${commands[$1]}"
+            say "begins: ${names[$1]}; $out/output.txt"
+            [[ ! $label ]] || echo "smoke: a miniature, no number here means anything" >>"$out/output.txt"
+            start "$out/output.txt" "$PYTHON" -u igdm.py "${argv[@]}"
+            ((code)) || touch "$out/.done"
+        fi
+        if ((!code && !stopped)) && ! complete "$1"; then
+            say "begins: ${names[$1]} in OODRobustBench; $out/output.txt"
+            start "$out/output.txt" "$OOD_PYTHON" -u -c "$(ood_program)" "$out"
+        fi
         case $code in
             0)
                 rm -f "$out/.failed"
-                touch "$out/.done"
-                say "finished: ${names[$1]}" ;;
+                say "finished: ${names[$1]}"
+                hint "$1" ;;
             75) say "busy, skipped: ${names[$1]}" ;;
             130 | 143)
                 say "stopped: ${names[$1]}"
@@ -580,9 +644,16 @@ worker() {          # worker K [GPU]: all rows, from the K-th of equal parts on,
     exit "$stopped"
 }
 
+if [[ ! $label && " ${tables[*]} " = *" 9 "* ]]; then
+    "$OOD_PYTHON" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("oodrobustbench"))' && suite=1
+fi
 todo=()
 for i in "${!names[@]}"; do
-    [[ -e $runs/${names[i]}/.done ]] || todo+=("$i")
+    if complete "$i"; then
+        hint "$i"
+    else
+        todo+=("$i")
+    fi
 done
 say "${#todo[@]} of ${#names[@]} rows are not finished"
 # shellcheck disable=SC2016
@@ -606,7 +677,7 @@ done
 failed=0 finished=0
 for i in "${todo[@]}"; do
     out=$runs/${names[i]}
-    if [[ -e $out/.done ]]; then
+    if complete "$i"; then
         ((++finished))
     elif [[ $(cat "$out/.failed" 2>/dev/null) = *" $job" ]]; then
         ((++failed))

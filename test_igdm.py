@@ -15,6 +15,9 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+GPU = shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""     # what must repeat to the bit does so on a CPU; tests of a GPU are processes of their own
+
 import numpy as np
 import pytest
 import torch
@@ -83,7 +86,8 @@ def step(flags, S, T, epoch=1):
     attacked = copy.deepcopy(S).train()                         # eval mode is the attack's own duty
     for model, images in zip((S.train(), T.eval()), seen):
         model.register_forward_pre_hook(lambda _, args, images=images: images.append(args[0].detach().clone()))
-    o = igdm.forward(S, attacked, T, x, y, cfg, igdm.outputs_read(loss), igdm.generator("cpu", 0))
+    start = igdm.start_noise(igdm.inner_maximisation(cfg)[1], x, cfg.eps, igdm.generator("cpu", 0))
+    o = igdm.forward(S, attacked, T, x, y, start, cfg, igdm.outputs_read(loss))
     return o, loss(o, y), *seen
 
 
@@ -912,7 +916,7 @@ def test_whole_run(whole):
     """A run that forgets a file, a metric, an n or the outcome per image, or whose student is not a usable teacher."""
     out, teacher = whole / "runs/a", whole / "runs/teacher-digits-wrn-10-1-epochs1-limit-train128-batch32"
     assert {p.name for p in out.iterdir()} == {".lock", "config.json", "log.jsonl", "last.pt", "previous.pt", "student.pt",
-                                               "result.json", "outcomes.npz"}
+                                               "result.json", "outcomes.npz", "gradients.npz"}
     result, config = (json.loads((out / name).read_text()) for name in ("result.json", "config.json"))
     names = ["clean", "pgd", "remainder"] + [f"{k}@pgd-at" for k in (
         "gd", "gc", "gradient_student", "gradient_teacher", "point_uniform", "point_adv")]
@@ -1186,6 +1190,146 @@ def test_killed_at_random_moments(whole):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Fast, with the same numbers: bf16, torch.compile, CUDA graphs, several processes, --benchmark
+
+def one_step(flags, arch="wrn-10-1", device="cpu"):
+    """Loss and gradients of one training step at a fixed x_adv (an attack of no steps from a uniform start)."""
+    cfg = igdm.resolve(f"--dataset cifar10 --teacher bdm --method rslad --igdm --alpha 3 --batch 8 --steps 0 --device {device} {flags}".split())
+    torch.manual_seed(0)
+    S, T = models.build(arch, 10).to(device).train(), models.build("wrn-10-1-silu", 10).to(device).eval().requires_grad_(False)
+    x = torch.rand(8, 3, 16, 16, generator=igdm.generator("cpu", 0)).to(device)
+    start = igdm.start_noise("uniform", x, cfg.eps, igdm.generator(device, 1))
+    loss, sums = igdm.objective(cfg, cfg.epochs), torch.zeros(2, dtype=torch.float64, device=device)
+    igdm.training_step(S, T, cfg)[1](loss, igdm.outputs_read(loss), sums, x, torch.arange(8, device=device), start)
+    return sums.cpu(), {name: value.grad.cpu() for name, value in S.named_parameters()}, S
+
+
+def test_compiled_is_eager():
+    """A compiled step that loses a pass, a batch statistic or the gradient of one of the three."""
+    (a, grads, S), (b, others, other) = one_step("--precision fp32"), one_step("--precision fp32 --compile")
+    close(a, b, 1e-4, 1e-6)
+    for name in grads:
+        close(grads[name], others[name], 1e-3, 1e-3 * grads[name].abs().max().item())
+    for name, value in S.state_dict().items():
+        close(value, other.state_dict()[name], 1e-3, 1e-5)
+
+
+@pytest.mark.parametrize("arch", ("rn18", "mnv2", "wrn-10-1"))
+def test_bf16(arch):
+    """bf16 that reaches logits, losses, gradients or weights; that is not in use; or that loses f(x+delta) - f(x-delta)."""
+    (a, grads, S), (b, others, other) = one_step("--precision fp32", arch), one_step("--precision bf16", arch)
+    assert not torch.equal(a, b) and all(value.dtype == torch.float32 for value in others.values())
+    close(a[:1], b[:1], 0.05, 0)
+    close(a[1:], b[1:], 0.25, 0)
+    frozen = models.fold(S, dtype=torch.bfloat16)
+    x = torch.rand(64, 3, 32, 32, generator=igdm.generator("cpu", 0))
+    d = igdm.start_noise("uniform", x, 8 / 255, igdm.generator("cpu", 1)).sign() * 8 / 255
+    with torch.no_grad():
+        fast, slow = models.mixed(frozen, "bf16"), models.fold(S)
+        exact, rough = slow(x + d) - slow(x - d), fast(x + d) - fast(x - d)
+    assert rough.dtype == torch.float32 and (exact - rough).norm() < 0.25 * exact.norm()
+    assert any(p.dtype == torch.bfloat16 for p in frozen.parameters())
+    assert all(p.dtype == torch.float32 for p in [*S.parameters(), *list(frozen.children())[-1].parameters()])
+
+
+def test_last_layer_is_float32():
+    """A last layer in bf16 under autocast: its logits have 8 bits then, whatever float() comes after."""
+    head, x = models.Head(8, 4), torch.rand(2, 8, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = head(x)
+    assert torch.equal(inside, head(x)) and not torch.equal(inside, inside.bfloat16().float())
+
+
+def test_benchmark(whole, monkeypatch, capsys):
+    """FLOPs of a pass left out, doubled or of a grouped convolution overcounted; shares that do not add up; a run begun."""
+    monkeypatch.chdir(whole)
+    argv = [*TINY, "--method", "rslad", "--igdm", "--student", "mnv2", "--batch", "8", "--limit-train", "64", "--out", "runs/none"]
+    argv = [a for i, a in enumerate(argv) if not {"--teacher-arch", "--teacher-epochs"} & {a, argv[i - 1]}]
+    assert igdm.main([*argv, "--teacher", "runs/a/student.pt", "--benchmark", "2"]) == 0
+    said = json.loads("{" + capsys.readouterr().out.split("{", 1)[1])
+    macs = []
+    for arch in ("mnv2", "wrn-10-1"):
+        model, count = models.build(arch, 10, 1), []
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.register_forward_hook(lambda m, _, out, count=count: count.append(out.numel() * m.weight[0].numel()))
+        model.eval()(torch.rand(1, 1, 8, 8))
+        macs.append(sum(count))
+    first = 64 * 32 * 9                         # in training nobody asks for the gradient of the image
+    assert said["tflop_per_step"] == pytest.approx(2 * 8 * ((2 * 2 + 3 * 3) * macs[0] - 3 * first + 3 * macs[1]) / 1e12, rel=1e-9)
+    assert sum(said["share"].values()) == pytest.approx(1) and 0 < said["fraction_of_peak"] < 1
+    assert said["images_per_second"] == pytest.approx(8 / said["step_ms"] * 1e3) and said["precision"] == "fp32"
+    assert not (whole / "runs/none").exists()
+
+
+def test_evaluation_in_bf16(whole, monkeypatch):
+    """--eval-only --precision bf16 that measures in float32, or takes what was measured in another precision for its own."""
+    monkeypatch.chdir(whole)
+    argv = ["--eval-only", "runs/a/student.pt", "--attacks", "pgd", "--limit-test", "40", "--out", "runs/in-bf16", "--precision"]
+    seen, forward = [], models.Mixed.forward
+    monkeypatch.setattr(models.Mixed, "forward", lambda self, x: seen.append(x) or forward(self, x))
+    for precision in ("fp32", "bf16", "fp32"):
+        seen.clear()
+        assert igdm.main([*argv, precision]) == 0
+        assert json.loads((whole / "runs/in-bf16/result.json").read_text())["precision"] == precision
+        assert bool(seen) == (precision == "bf16")
+
+
+def torchrun(folder, *argv):
+    """Two processes on this machine; dump.py writes what each rank's student came to."""
+    (folder / "dump.py").write_text("import sys\nimport igdm, torch\nfinish = igdm.train\n"
+        "def train(S, *rest):\n    finish(S, *rest)\n    torch.save(S.state_dict(), f'rank{igdm.RANK}.pt')\n"
+        "igdm.train = train\nsys.exit(igdm.main())\n")
+    (folder / "plain_network.py").write_text("import torch.nn as nn\ndef net(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, num_classes))\n")
+    env = dict(os.environ, PYTHONPATH=str(HERE), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "dump.py", *argv]
+    return subprocess.run(command, cwd=folder, env=env, stdout=-1, stderr=-1, text=True, timeout=120)
+
+
+def test_two_ranks(whole):
+    """Ranks that drift apart in weights or statistics, or both write; a teacher trained by each."""
+    shutil.rmtree(whole / "two", ignore_errors=True)
+    (whole / "two").mkdir()
+    done = torchrun(whole / "two", *TINY, "--method", "rslad", "--igdm", "--out", "runs/two")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert same(*(weights(whole / f"two/rank{rank}.pt") for rank in (0, 1)))
+    assert same(weights(whole / "two/rank0.pt"), weights(whole / "two/runs/two/student.pt"))
+    assert not same(weights(whole / "two/rank0.pt"), weights(whole / "runs/a/student.pt"))     # half batches: other statistics
+    assert json.loads((whole / "two/runs/two/result.json").read_text())["metrics"]["pgd"]["n"] == 40
+    assert done.stdout.count("epoch 2/2") == 1
+
+
+def test_two_ranks_are_one(whole, monkeypatch):
+    """Gradients summed instead of averaged, a share of the batch seen twice or never: without batch norm 2 ranks are 1."""
+    argv = [*TINY, "--student", "plain_network:net", "--method", "ard", "--igdm", "--teacher", str(whole / "runs/a/student.pt"),
+            "--attacks", "clean", "--threads", "1", "--out"]
+    argv = [a for i, a in enumerate(argv) if not {"--teacher-arch", "--teacher-epochs"} & {a, argv[i - 1]}]
+    (whole / "plain").mkdir()
+    assert torchrun(whole / "plain", *argv, "runs/two").returncode == 0
+    monkeypatch.chdir(whole / "plain")
+    monkeypatch.syspath_prepend(whole / "plain")
+    assert igdm.main([*argv, "runs/one"]) == 0
+    one, two = (weights(whole / f"plain/runs/{name}/student.pt") for name in ("one", "two"))
+    for name in one:
+        close(one[name], two[name], 1e-3, 1e-5)
+
+
+@pytest.mark.skipif(not GPU, reason="no GPU")
+@pytest.mark.parametrize("flags", ("", "--no-compile --precision fp32", "--match direct", "--inner student --student mnv2"))
+def test_on_a_gpu(whole, flags):
+    """On the machines that have one: what waits for the CPU inside a graph, or lies on the other device."""
+    env = dict({k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}, PYTHONPATH=str(HERE))
+    argv = [a for i, a in enumerate(TINY) if not {"--teacher-arch", "--teacher-epochs"} & {a, TINY[i - 1]}]
+    argv += ["--method", "rslad", "--teacher", "runs/a/student.pt", "--out", f"runs/gpu{len(flags)}", *flags.split()]
+    argv += [] if "match" in flags else ["--igdm"]
+    done = subprocess.run([sys.executable, HERE / "igdm.py", *argv], cwd=whole, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(row) for row in (whole / f"runs/gpu{len(flags)}/log.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(math.isfinite(row["loss"]) and row["loss_match"] > 0 for row in rows)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # The paper's tables: run_all.sh, and the report
 
 def test_rows_of_the_paper():
@@ -1224,3 +1368,165 @@ def test_report(tmp_path):
         rows["12"]["cifar100-rn18-pgd-at @ikl"]["gd"].startswith("0.3 / "))
     assert "Here, +IGDM has the higher AutoAttack accuracy in 1 of 1 pairs." in text.split("## Table 4")[1].split("## Table 5")[0]
     assert igdm.without_igdm("cifar10-mnv2-ltd-trades+igdm") == "cifar10-mnv2-trades @ltd"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Figures
+
+def left_behind(folder, log=(), dataset=None, **metrics):
+    """A run's folder, as training and evaluation leave it: log.jsonl, result.json, config.json, each if given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if metrics:
+        igdm.write_json(folder / "result.json", dict(metrics={k: dict(value=v) for k, v in metrics.items()}))
+    if log:
+        rows = [dict(dict(epoch=i + 1, lr=0.1, loss=2.0, loss_base=1.5, loss_match=0.5), **row) for i, row in enumerate(log)]
+        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if dataset:
+        igdm.write_json(folder / "config.json", dict(training=dict(dataset=dataset)))
+
+def gradients_file(folder, channels=3, n=2, **arrays):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    shape = n, 8, 8, channels
+    np.savez(folder / "gradients.npz", **{"images": rng.random(shape), "labels": np.arange(n),
+                                          "student": rng.normal(size=shape), "teacher@bdm": rng.normal(size=shape), **arrays})
+
+def pictures(root, monkeypatch):
+    """{name: (title, panels that have curves)} of what --report draws through picture, which is not called."""
+    drawn = {}
+    monkeypatch.setattr(igdm, "picture", lambda path, title, *panels: drawn.update(
+        {str(path.relative_to(root)): (title, panels)} if any(curves for curves, _ in panels) else {}))
+    assert igdm.main(["--report", str(root)]) == 0
+    monkeypatch.undo()
+    return {name: (title, [panel for panel in panels if panel[0]]) for name, (title, panels) in drawn.items()}
+
+RN18 = "cifar100-rn18-bdm-"
+PROBED = dict(clean=50.0, pgd10=0.0, remainder=0.01, gd=0.2, gc=0.5)
+FIGURES = {   # what a run must have left, for which picture
+    "figure2.png": [("cifar100-ltd-s0", dict(remainder=0.01)), (RN18 + "ard-e100-s0", dict(log=[PROBED]))],
+    "figure3.png": [(RN18 + "iad+igdm-s0", {"aa": 25.0, "gd@bdm": 0.1, "gc@bdm": 0.5})],
+    "figure4.png": [("cifar100-rn18-Chen2020Efficient-rslad-s0", dict(aa=25.0))],
+    "figure5.png": [(RN18 + "ard+igdm-s1", dict(log=[PROBED])), (RN18 + "ard-direct-a30-s0", dict(log=[PROBED] * 30))]}
+
+@pytest.mark.parametrize("figure, name, left", [(figure, *run) for figure, runs in FIGURES.items() for run in runs])
+def test_figures_where_there_are_data(tmp_path, figure, name, left):
+    """A figure that is lacking, of the wrong rows, or drawn out of nothing; a panel that fails on few epochs."""
+    left_behind(tmp_path / name, **left)
+    left_behind(tmp_path / "cifar100-rn18-pgd-at-s0", clean=50.0)               # of no figure
+    assert igdm.main(["--report", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.glob("*.png")] == [figure] and (tmp_path / figure).read_bytes()[1:4] == b"PNG"
+    assert (tmp_path / name / "curves.png").exists() == ("log" in left)
+    assert f"]({figure})" in (tmp_path / "report.md").read_text()
+
+def test_no_figure_without_data(tmp_path):
+    """An empty picture; a point with half of its coordinates; a crash on a run that has only begun."""
+    left_behind(tmp_path / f"{RN18}ard-s0", aa=25.0, **{"gd@bdm": 0.1})         # no GC: no point in its panel
+    left_behind(tmp_path / f"{RN18}ard+igdm-s0", log=[dict(epoch=1)])           # --probe 0
+    (tmp_path / f"{RN18}iad-s0").mkdir()
+    (tmp_path / f"{RN18}iad-s0" / "log.jsonl").touch()
+    assert igdm.main(["--report", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["figure3.png", "figure4.png", "figure5.png"]
+    assert not (tmp_path / f"{RN18}iad-s0" / "curves.png").exists()
+
+def test_correlation(tmp_path, monkeypatch):
+    """Pearson's r of the wrong axes, runs or teachers; a point in the wrong panel; +IGDM not marked."""
+    runs = {"bdm-ard": (0.1, 0.40, 24.0), "bdm-ard+igdm": (0.2, 0.55, 29.0), "bdm-iad": (0.15, 0.45, 25.0),
+            "bdm-adaad": (0.3, 0.50, 27.0), "ltd-ard": (0.1, 0.70, 20.0), "ltd-iad": (0.2, 0.60, 22.0),
+            "ltd-akd": (0.3, 0.65, 23.0)}
+    for name, (gd, gc, aa) in runs.items():
+        left_behind(tmp_path / f"cifar100-rn18-{name}-s0", **{"aa": aa, "gd@x": gd, "gc@x": gc})
+    left_behind(tmp_path / "cifar10-rn18-ltd-ard-s0", **{"aa": 90.0, "gd@x": 9.0, "gc@x": 9.0})    # not in table 4
+    title, (gc, gd) = pictures(tmp_path, monkeypatch)["figure3.png"]
+
+    def pearson(x, y):
+        x, y = np.subtract(x, np.mean(x)), np.subtract(y, np.mean(y))
+        return (x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum())
+    for (curves, axes), i in ((gc, 1), (gd, 0)):
+        assert {(x[0], y[0]) for x, y, _ in curves} == {(run[i], run[2]) for run in runs.values()}
+        for who, of in (("all", ""), ("bdm", "bdm"), ("ltd", "ltd")):
+            some = [run for name, run in runs.items() if name.startswith(of)]
+            assert f"{who} {pearson([run[i] for run in some], [run[2] for run in some]):.2f} (n = {len(some)})" in axes["title"]
+        assert [(y[0], style["label"]) for _, y, style in curves if style["marker"] == "*"] == [(29.0, "bdm + IGDM")]
+
+def test_figures_show_their_runs(tmp_path, monkeypatch):
+    """A curve of another run, metric or epoch; a folder that --fresh put aside, or another row's, among a row's runs."""
+    for i, name in enumerate(("ard", "ard+igdm", "ard-direct-a1", "ard-e100", "ard-s0.1")):
+        loss = 3.0 + i
+        left_behind(tmp_path / (RN18 + name + "-s0" * ("-s0" not in name)), [
+            dict(PROBED, loss=loss + epoch, loss_base=loss, gd=i / 10, remainder=i / 100) for epoch in range(2)])
+    drawn = pictures(tmp_path, monkeypatch)
+    labels = [RN18 + name for name in ("ard-direct-a1", "ard", "ard+igdm")]
+    gd, loss, base = [{style["label"]: (x, y) for x, y, style in curves} for curves, _ in drawn["figure5.png"][1]]
+    assert list(loss) == labels and len(drawn["figure5.png"][1][0][0]) == 3
+    assert [loss[label] for label in labels] == [([1, 2], [5.0, 6.0]), ([1, 2], [3.0, 4.0]), ([1, 2], [4.0, 5.0])]
+    assert [gd[label][1] for label in labels] == [[0.2] * 2, [0.0] * 2, [0.1] * 2] and base[labels[2]][1] == [4.0] * 2
+    (curves, _), = drawn["figure2.png"][1]
+    assert [(x, y, style["label"]) for x, y, style in curves] == [([1, 2], [0.03] * 2, RN18 + "ard-e100")]
+    panels = drawn[f"{RN18}ard-s0/curves.png"][1]
+    assert [[style["label"] for *_, style in curves] for curves, _ in panels] == [
+        ["loss", "loss_base", "loss_match", "lr"], ["clean", "pgd10"], ["gc"]]
+
+def test_report_takes_a_rows_own_runs(tmp_path):
+    """adaad's mean over adaad-student-inner too, or over what --fresh put aside."""
+    for name, aa in (("adaad-s0", 20.0), ("adaad-s10", 22.0), ("adaad-student-inner-s0", 90.0), ("adaad-s0.1", 80.0)):
+        left_behind(tmp_path / (RN18 + name), aa=aa)
+    assert igdm.main(["--report", str(tmp_path)]) == 0
+    rows = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith(f"| {RN18}adaad |")]
+    assert len(rows) == 6 and sum("| 21 ± 1.41 / " in row for row in rows) == sum("±" in row for row in rows) == 4
+
+def test_smoke_is_marked(tmp_path, monkeypatch):
+    """A miniature taken for the paper's, or the paper's for a miniature; GD of a smoke run not found, as its teacher has
+    another name."""
+    from matplotlib.figure import Figure
+    real, smoke, titles = tmp_path / "real", tmp_path / "smoke", []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, title, **_: titles.append(title))
+    for root, dataset, teacher in ((real, "cifar100", "bdm"), (smoke, "digits", "pgd-at")):
+        for name in (RN18 + "ard", RN18 + "ard+igdm", "cifar100-rn18-pgd-at"):
+            left_behind(root / f"{name}-s0", [PROBED], dataset, **{"aa": 25.0, f"gd@{teacher}": 0.123, f"gc@{teacher}": 0.5})
+            gradients_file(root / f"{name}-s0")
+    left_behind(real / "digits-mnv2-pgd-at-rslad-s0", [PROBED], "digits", aa=9.0)      # no row of run_all.sh
+    for root in (real, smoke):
+        titles.clear()
+        assert igdm.main(["--report", str(root)]) == 0
+        text = (root / "report.md").read_text()
+        drawn = list(root.rglob("*.png"))
+        assert {"gradients.png", "curves.png", "figure3.png", "figure4.png", "figure5.png"} == {path.name for path in drawn}
+        assert len(titles) == len(drawn)
+        assert all(title.startswith("SMOKE") == (root == smoke) for title in [*titles, text.removeprefix("# ")])
+        assert "| 0.123 / 0.452 (" in text                      # table 17, column BDM
+        assert ("| 0.123 / 0.46 (" in text) == (root == smoke)  # table 12, column IKL, against which real did not measure
+
+def test_gradients_picture(tmp_path, monkeypatch):
+    """Another pair or teacher than said; 0 that is not grey; an outlier that hides the rest; columns or rows exchanged."""
+    from matplotlib.axes import Axes
+    shown = []
+    monkeypatch.setattr(Axes, "imshow", lambda ax, image, **_: shown.append(
+        (ax.get_title(), ax.get_xlabel(), ax.get_ylabel(), image)))
+    g = np.zeros((2, 16, 16, 1))
+    g[:, 0, 0], g[:, 1], g[0, 2] = 1000, 1, -1
+    images = np.linspace(0, 1, 512).reshape(2, 16, 16, 1)
+    gradients_file(tmp_path / f"{RN18}iad-s0", 1, images=images, student=-g, **{"teacher@bdm": g})
+    gradients_file(tmp_path / f"{RN18}iad+igdm-s0", 1, images=images, student=g, **{"teacher@bdm": g})
+    gradients_file(tmp_path / f"{RN18}ard+igdm-s1", 1)          # no partner: its base has another seed
+    gradients_file(tmp_path / f"{RN18}ard-s0", 1)
+    for name in ("iad", "iad+igdm", "ard"):
+        left_behind(tmp_path / f"{RN18}{name}-s0", clean=1.0)
+    assert igdm.main(["--report", str(tmp_path)]) == 0 and (tmp_path / "gradients.png").exists()
+    assert [one[0] for one in shown] == ["test image", "teacher bdm", f"{RN18}iad-s0", f"{RN18}iad+igdm-s0", *[""] * 4]
+    assert [one[1] for one in shown] == ["", "", "cos -1.00", "cos 1.00"] * 2
+    assert [one[2] for one in shown] == ["label 0", "", "", "", "label 1", "", "", ""]
+    assert np.array_equal(shown[0][3], images[0, ..., 0]) and np.array_equal(shown[4][3], images[1, ..., 0])
+    teacher, base = shown[1][3], shown[2][3]
+    assert [teacher[i, 0] for i in range(4)] == [1, 1, 0, 0.5] and teacher.shape == (16, 16) and np.allclose(teacher + base, 1)
+
+def test_curves_are_drawn_once(tmp_path):
+    """A picture a run, 250 of them, drawn anew at every report; or not drawn anew when training has gone on."""
+    left_behind(tmp_path / "mine", [PROBED])
+    picture, log = tmp_path / "mine" / "curves.png", tmp_path / "mine" / "log.jsonl"
+    times = []
+    for age in (100, 100, -100):                                # seconds by which the log is the older
+        if picture.exists():
+            os.utime(log, (picture.stat().st_mtime - age,) * 2)
+        assert igdm.main(["--report", str(tmp_path)]) == 0
+        times.append(picture.stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2]
