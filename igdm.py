@@ -1200,7 +1200,7 @@ def resolve(argv):
         if getattr(cfg, name) is None:
             setattr(cfg, name, getattr(cfg.preset, name))
     cuda = cfg.device != "cpu"
-    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if WORLD > 1 and cfg.device == "cuda" else cfg.device
+    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
     cfg.precision = cfg.precision or ("bf16" if cuda and not cfg.eval_only else "fp32")
     if cfg.compile is None:
         cfg.compile = cuda and not cfg.eval_only and cfg.match != "direct" and ":" not in (cfg.student or "")
