@@ -492,6 +492,7 @@ def training_step(S, T, cfg):
     attacked, target = models.fold(S, dtype=dtype), T and models.fold(T, dtype=dtype)
     networks = [net and models.mixed(net, cfg.precision) for net in (S, attacked, target)]
     if cfg.compile:
+        torch._dynamo.config.cache_size_limit = 64              # every network, mode and shape is one; 8 is the default
         networks = [net and torch.compile(net, dynamic=False) for net in networks]
 
     def step(loss, reads, sums, x, y, start):
@@ -520,7 +521,7 @@ def captured(step, *inputs):
     return replay
 
 def make_batch(data, index, cfg, g):
-    """(x, y, start) of the training images index, augmented, with the noise of the attack; of several ranks, this one's share."""
+    """(x, y, start) of the training images index, augmented, and the attack's noise; of several ranks, this one's share."""
     x = to_float(augment(data.x_train[index], cfg.augment, g))
     start = start_noise(inner_maximisation(cfg)[1], x, cfg.eps, g)
     return [value[RANK::WORLD].contiguous() for value in (x, data.y_train[index], start)]
@@ -533,7 +534,7 @@ def train(S, T, data, cfg, stop):
     steps = n // cfg.batch                                      # the last partial batch is dropped
     optimizer, one_step = training_step(S, T, cfg)
     zeros = torch.zeros(2, dtype=torch.float64, device=device)
-    start, first, sums, log, saved = 1, 0, zeros.clone(), [], time.monotonic()
+    start, first, sums, log, saved, mark = 1, 0, zeros.clone(), [], time.monotonic(), None
     if state := from_rank_0(read_checkpoint, out):
         start, first, sums, log = state["epoch"], state["step"], state["sums"].to(device), state["log"]
         S.load_state_dict(state["student"])
@@ -564,6 +565,7 @@ def train(S, T, data, cfg, stop):
         loss = objective(cfg, epoch)
         reads = outputs_read(loss)
         take = partial(one_step, loss, reads, sums)
+        peak_memory(device, reset=True)
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         started = time.monotonic()
         with tqdm(range(first, steps), f"epoch {epoch}/{cfg.epochs}", steps, initial=first, leave=False,
@@ -575,6 +577,10 @@ def train(S, T, data, cfg, stop):
                 if cfg.graphs and step == first + 2:            # lr and T(alpha) are this epoch's: it holds for the epoch
                     take = captured(take, *inputs)
                 take(*inputs)
+                if device.type == "cuda" and step % 10 == 0:    # not too far ahead of it, or a signal would wait for an epoch
+                    if mark:
+                        mark.synchronize()
+                    mark = torch.cuda.current_stream().record_event()
                 signalled = agreed(stop.signal, step)
                 if signalled or time.monotonic() - saved > SAVE_EVERY:
                     check(epoch, step + 1, sums)
@@ -587,20 +593,20 @@ def train(S, T, data, cfg, stop):
         check(epoch, steps, sums)
         base, match = (sums / steps).tolist()
         seconds = time.monotonic() - started
+        done, first, sums = steps - first, 0, zeros.clone()
         if RANK:                                                # rank 0 measures, and writes
-            first, sums = 0, zeros.clone()
             continue
         row = dict(epoch=epoch, lr=lr, weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs), loss=base + match, loss_base=base,
                    loss_match=match, **probe(S, T, data, cfg))
-        shown = [f"{name} {row[name]:.4g}" for name in ("lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc") if name in row]
+        names = "lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc"
+        shown = [f"{name} {row[name]:.4g}" for name in names if name in row]
         print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
         chance = 1 / data.classes                               # and two standard errors, below
         if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 20 and (
                 row["clean"] / 100 < chance + 2 * math.sqrt(chance * (1 - chance) / cfg.probe)):
-            print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images after epoch {epoch}, near chance", file=sys.stderr)
-        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=(steps - first) * cfg.batch / seconds,
+            print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images in epoch {epoch}, near chance", file=sys.stderr)
+        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds,
                                          probe_seconds=time.monotonic() - started - seconds, memory_mib=peak_memory(device))))
-        first, sums = 0, zeros.clone()
         checkpoint(epoch + 1, first, sums)
 
 def benchmark(S, T, data, cfg):
@@ -629,7 +635,9 @@ def benchmark(S, T, data, cfg):
         take = partial(training_step(S, T, SimpleNamespace(**{**vars(cfg), **settings}))[1], loss, reads, sums)
         if "precision" in settings:
             return take(*inputs(2))
-        warm_up = sum(median(lambda: take(*inputs()), 1) for _ in range(2))
+        warm_up = median(lambda: take(*inputs()), 1)
+        peak_memory(device, reset=True)                         # the first step compiles, and tries convolutions out
+        warm_up += median(lambda: take(*inputs()), 1)
         take = captured(take, *inputs()) if cfg.graphs else take
         return median(lambda: take(*inputs())), warm_up, peak_memory(device)
 
@@ -646,13 +654,12 @@ def benchmark(S, T, data, cfg):
     flops = counter.get_total_flops() / 2 * cfg.batch
     n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if cfg.precision == "bf16" else torch.float32)
-    torch.backends.cuda.matmul.allow_tf32 = cfg.precision == "tf32"
     peak = 2 * n**3 / min(median(lambda: a[0] @ a[1], 10) for _ in range(3))
-    return dict(step_ms=1e3 * seconds, images_per_second=cfg.batch / seconds, epoch_seconds=len(data.y_train) // cfg.batch * seconds,
-                share=dict(attack=1 - without_attack / seconds, teacher=(without_attack - student) / seconds, student=student / seconds),
-                tflop_per_step=flops / 1e12, tflops=flops / seconds / 1e12, peak_tflops=peak / 1e12,
+    share = dict(attack=seconds - without_attack, teacher=without_attack - student, student=student)
+    return dict(step_ms=1e3 * seconds, images_per_second=cfg.batch / seconds, share={k: v / seconds for k, v in share.items()},
+                epoch_seconds=len(data.y_train) // cfg.batch * seconds, tflop_per_step=flops / 1e12, peak_tflops=peak / 1e12,
                 fraction_of_peak=flops / seconds / peak, memory_mib=memory, warm_up_seconds=warm_up, steps=cfg.benchmark,
-                method=cfg.method, match=cfg.match, inner=cfg.inner, student=cfg.student, teacher=cfg.teacher, batch=cfg.batch,
+                **{key: getattr(cfg, key) for key in ("method", "match", "inner", "student", "teacher", "batch")},
                 threads=torch.get_num_threads(), **environment(cfg))
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -698,18 +705,22 @@ def pick_test(data, n):
 
 def probe(S, T, data, cfg):
     """What is logged after an epoch, on cfg.probe test images: clean and PGD-10 accuracy, remainder, and GD, GC to T."""
-    S, rows = models.fold(S), []
+    S, rows, tf32 = models.fold(S), [], torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     for i, piece in enumerate(pick_test(data, cfg.probe).split(128) if cfg.probe else ()):
         x, y, g = to_float(data.x_test[piece]), data.y_test[piece], generator(data.y_test.device, cfg.seed, "probe", i)
         with torch.no_grad():                                   # the same images and noise after each epoch
             x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
             rows.append(dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
                              remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {})))
+    torch.backends.cudnn.allow_tf32 = tf32
     return {name: torch.cat([row[name] for row in rows]).mean().item() for name in (rows[0] if rows else ())}
 
-def peak_memory(device):
-    """MiB: of the GPU's memory what this process has held at most, or of the machine's."""
+def peak_memory(device, reset=False):
+    """MiB: of the GPU's memory what this process has held at most, since the last reset, or of the machine's, ever."""
     if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
@@ -720,8 +731,8 @@ def evaluate(S, teachers, data, cfg):
     images, seed, eps and step. outcomes.npz beside it keeps the outcome of every attack per image."""
     out, n, device, eps, step = cfg.out, len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
     precision = cfg.precision if cfg.eval_only else "fp32"
-    of = dict(student=cfg.student, precision=precision, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
-              seed=cfg.seed, eps=eps, step=step)
+    of = dict(student=cfg.student, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
+              seed=cfg.seed, eps=eps, step=step, precision=precision)
     result, outcomes = dict(of, metrics={}, timing={}), {}
     if (out / "result.json").exists():
         before = json.loads((out / "result.json").read_text())
@@ -768,7 +779,8 @@ def evaluate(S, teachers, data, cfg):
         accuracy("clean", lambda x, y, g: x)
         accuracy("fgsm", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, eps, 1, None))
         accuracy("pgd", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, step, 20, "uniform", g))
-        accuracy("cw", lambda x, y, g: cw(attacked, x, y, eps, step, 50, cfg.preset.cw_restarts, g), restarts=cfg.preset.cw_restarts)
+        restarts = cfg.preset.cw_restarts
+        accuracy("cw", lambda x, y, g: cw(attacked, x, y, eps, step, 50, restarts, g), restarts=restarts)
         measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
         for teacher, T in teachers.items():
             same = dict(teacher=fingerprint(T.state_dict())[:16])
@@ -778,16 +790,17 @@ def evaluate(S, teachers, data, cfg):
         if "aa" in cfg.attacks:
             measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
                     pick_test(data, min(cfg.aa_n or n, n)), version="standard" + " without apgd-t" * (data.classes < 4))
-    if teachers:                                                # pictures for the report
+    if teachers:                                                # for a picture in the report
         few = pick_test(data, 8)
         x, y = to_float(data.x_test[few]), data.y_test[few]
-        arrays = dict(images=x, student=input_gradient(S, x, y), **{f"teacher@{k}": input_gradient(T, x, y) for k, T in teachers.items()})
+        networks = {"student": S, **{f"teacher@{name}": T for name, T in teachers.items()}}
+        arrays = dict(images=x, **{name: input_gradient(model, x, y) for name, model in networks.items()})
         arrays = {name: value.permute(0, 2, 3, 1).cpu().numpy() for name, value in arrays.items()}
         write_atomic(out / "gradients.npz", lambda file: np.savez(file, labels=y.cpu().numpy(), **arrays))
     return result
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run leaves: config.json, log.jsonl, last.pt, student.pt, result.json, outcomes.npz
+# What a run leaves: config.json, log.jsonl, last.pt, student.pt, result.json, outcomes.npz, gradients.npz
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 
@@ -850,7 +863,8 @@ def fingerprint(tensors):
 def put_aside(out):
     """Move the files of the run in the folder out, and no others, to a new folder beside it."""
     out = out.resolve()
-    names = "log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz gradients.npz curves.png config.json".split()
+    names = ("log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz gradients.npz curves.png "
+             "ood.json model_info .done .failed config.json").split()
     ours = [out / name for name in names if (out / name).exists()]      # config.json last: it says whose the others are
     if ours:
         old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
@@ -868,12 +882,15 @@ def environment(cfg):
                 tf32=bool(gpu) and cfg.precision == "tf32", compile=cfg.compile, cuda_graphs=cfg.graphs)
 
 def claim(cfg, training):
-    """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured and wherever."""
+    """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured.
+
+    A finished run may be measured anywhere: on another device, number of threads or processes."""
     path = cfg.out / "config.json"
     if path.exists():
         before, over = config_beside(path), (cfg.out / "student.pt").exists()
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items() if value != before.get(key)
-                   and not (key == "threads" and (over or None in (value, before.get(key))))]     # they do not count on a GPU
+                   and not (over and key in ("threads", "world", "precision", "compile"))         # it is not trained any more
+                   and not (key == "threads" and None in (value, before.get(key)))]               # they do not count on a GPU
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
                 "put it aside"))
     write_json(path, dict(training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
@@ -930,7 +947,7 @@ def measured(folder, column, metric):
     if metric in ("min_per_epoch", "memory_mib"):
         memory, timing = metric == "memory_mib", [row["timing"] for row in read_log(folder)]
         values = [row["memory_mib"] if memory else row["seconds"] / 60 for row in timing]
-        return (max if memory else np.median)(values) if values else None
+        return values and (values[-1] if memory else np.median(values)) or None
     if "_ood_" in metric:                                       # run_all.sh's, from OODRobustBench
         return json.loads((folder / "ood.json").read_text())[metric] if (folder / "ood.json").exists() else None
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
@@ -939,7 +956,8 @@ def measured(folder, column, metric):
 
 def without_igdm(label):
     """The label of a row's base method; PGD-AT and TRADES without IGDM have no teacher in their name, but columns."""
-    return re.sub(r"-(bdm|ltd|ikl)-(pgd-at|trades)$", r"-\2 @\1", re.sub(r"\+igdm(-a[\d.]+)?", "", label))
+    base = re.sub(r"-(bdm|ltd|ikl)-(pgd-at|trades)$", r"-\2 @\1", re.sub(r"\+igdm(-a[\d.]+)?", "", label))
+    return re.sub(r"^(svhn-rn18)-pgd-at-(pgd-at|trades)$", r"\1-\2", base)
 
 def report(root):
     """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference.
@@ -968,10 +986,11 @@ def report(root):
                     aa.update({label: (mean, paper)} if metric == "aa" else {})
                 lines.append(f"| {label} | {' | '.join(cells)} |")
         for i, who in enumerate(("Here", "In the paper")):
-            pairs = [(aa[label][i], aa[base][i]) for label in aa if (base := without_igdm(label)) != label and base in aa]
-            pairs = [pair for pair in pairs if None not in pair]
-            won = sum(a > b for a, b in pairs)
-            lines += ["", f"{who}, +IGDM has the higher AutoAttack accuracy in {won} of {len(pairs)} pairs."] if pairs else []
+            pairs = {label: (aa[label][i], aa[base][i]) for label in aa if (base := without_igdm(label)) in aa.keys() - {label}}
+            pairs = {label: pair for label, pair in pairs.items() if None not in pair}
+            lost = [label for label, (ours, base) in pairs.items() if ours <= base]
+            lines += ["", f"{who}, +IGDM has the higher AutoAttack accuracy in {len(pairs) - len(lost)} of {len(pairs)} pairs"
+                      f"{', not in ' * bool(lost)}{', '.join(lost)}."] if pairs else []
     figures(root, rows, runs, title)
     gradients(root, runs, title)
     lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
@@ -1017,7 +1036,8 @@ def figures(root, rows, runs, smoke=""):
         return f"Pearson's r: {', '.join(r) or 'too few runs'}"
 
     def curve(log, metric, **style):
-        return [row["epoch"] for row in log], [row[metric] for row in log], dict(style, marker="." * (len(log) < 20))
+        values = [row.get(metric, math.nan) for row in log]
+        return [row["epoch"] for row in log], values, dict(style, marker="." * (len(log) < 20))
 
     def curves(styles, metric):         # of the runs of the rows, name -> style, that have logged it
         logs = [(name, read_log(path)) for name in styles for path in runs[name]]
@@ -1140,8 +1160,8 @@ def make_parser():
     add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
     add("--precision", choices=("fp32", "tf32", "bf16"), help="of the networks in training; the last layer, logits, losses and "
         "parameters are float32 (default bf16 on CUDA, else fp32); with --eval-only that of the evaluation (default fp32)")
-    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile, and CUDA graphs on CUDA (default there, but for "
-        "networks of your own)")
+    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile, and CUDA graphs on CUDA (default there, but "
+        "for networks of your own)")
     add("--benchmark", type=count, metavar="N", help="time N training steps, print JSON, train nothing")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
     add("--threads", type=at_least(1, high=1024), help="CPU threads (default torch's)")
@@ -1153,14 +1173,15 @@ def constant_flag(name):
 def default_alpha(cfg):
     """B.2's value, or that of the nearest row that it has, which is then said."""
     if cfg.match in ALPHA_ABLATION:
-        print(f"alpha {ALPHA_ABLATION[cfg.match]}: that of the best AutoAttack in the paper's ablation; --alpha sets another")
+        print(f"alpha {ALPHA_ABLATION[cfg.match]}: that of the best AutoAttack in the paper's ablation; --alpha sets another",
+              file=sys.stderr)
         return ALPHA_ABLATION[cfg.match]
     dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
     row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
     alpha = ALPHA[row][ALPHA_COLUMNS.index("adaad" if cfg.method == "adaiad" else cfg.method)]
     if row != (cfg.dataset, cfg.student, cfg.teacher):
         print(f"alpha {alpha:g}: the paper prints none for {cfg.dataset}, {cfg.student}, {cfg.teacher}; this is that of "
-              f"{', '.join(row)}, the nearest; --alpha sets another")
+              f"{', '.join(row)}, the nearest; --alpha sets another", file=sys.stderr)
     return alpha
 
 def resolve(argv):
@@ -1190,20 +1211,23 @@ def resolve(argv):
         (cfg.drops and not re.fullmatch(r"\d+(,\d+)*", cfg.drops), f"--drops {cfg.drops}: must be epochs, as in 100,150"),
         (cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}"),
         (cfg.precision == "tf32" and cfg.device == "cpu", "--precision tf32 is for NVIDIA GPUs"),
-        (cfg.compile and cfg.match == "direct", "--compile: torch.compile has no second derivatives, which --match direct needs"),
+        (cfg.compile and cfg.match == "direct", "--compile: it has no second derivatives, which --match direct needs"),
         (cfg.batch and cfg.batch % WORLD, f"--batch {cfg.batch}: must be a multiple of the {WORLD} processes"),
-        (cfg.benchmark and cfg.eval_only, "--benchmark times training: without --eval-only"))
+        (cfg.benchmark and cfg.eval_only, "--benchmark times training: without --eval-only"),
+        (cfg.compile and cfg.eval_only, "--compile is for training: without --eval-only"),
+        (WORLD > 1 and (cfg.eval_only or cfg.benchmark), "--eval-only and --benchmark are for one process: without torchrun"))
 
     cfg.constants = {name: value if (given := constants[f"{cfg.method}.{name}"]) is None else given
                      for name, value in method.constants.items()}
     for name in ("lr", "batch", "weight_decay", "eps", "augment", "aa_n"):
         if getattr(cfg, name) is None:
             setattr(cfg, name, getattr(cfg.preset, name))
-    cuda = cfg.device != "cpu"
+    cuda, foreign = cfg.device != "cpu", ":" in f"{cfg.student}{cfg.teacher_arch}{cfg.teacher}"        # networks of others
+    cfg.typed = [*(["--precision", cfg.precision] if cfg.precision and not cfg.eval_only else []),
+                 *(["--no-compile"] if cfg.compile is False else [])]                # what a teacher trained first is told
     cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
-    cfg.precision = cfg.precision or ("bf16" if cuda and not cfg.eval_only else "fp32")
-    if cfg.compile is None:
-        cfg.compile = cuda and not cfg.eval_only and cfg.match != "direct" and ":" not in (cfg.student or "")
+    cfg.precision = cfg.precision or ("fp32" if not cuda or cfg.eval_only else "tf32" if foreign else "bf16")
+    cfg.compile = cuda and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
     cfg.graphs = cuda and cfg.compile and WORLD == 1
     cfg.student = cfg.student or (None if cfg.eval_only else cfg.preset.student)
     cfg.surrogate, cfg.inner = cfg.surrogate or "kl", cfg.inner or ("teacher" if teacher_inside else None)
@@ -1238,7 +1262,8 @@ def resolve(argv):
     if not cfg.out:
         words = [Path(cfg.dataset).stem, cfg.student, cfg.teacher,
                  "+".join(filter(None, (cfg.method, cfg.match))), f"s{cfg.seed}"]
-        words = ["eval", words[0], *Path(cfg.eval_only).with_suffix("").parts[-2:]] if cfg.eval_only else words
+        words = ["eval", words[0], *Path(cfg.eval_only).with_suffix("").parts[-2:],
+                 cfg.precision.replace("fp32", "")] if cfg.eval_only else words
         cfg.out = Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
     return cfg
 
@@ -1276,9 +1301,9 @@ def pgd_at_teacher(cfg, images, stop):
     flags = {name: str(value) for name, value in flags.items() if value}
     words = ["teacher", Path(cfg.dataset).stem, arch, *(name + value for name, value in flags.items())]
     out = cfg.out.parent / "-".join(words)
-    if config_beside(out / "student.pt").get("images") != images or not (out / "student.pt").exists():
+    if from_rank_0(lambda: config_beside(out / "student.pt").get("images") != images or not (out / "student.pt").exists()):
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
-                "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out),
+                "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out), *cfg.typed,
                 *(word for name, value in flags.items() for word in (f"--{name}", value)),
                 *(["--limit-test", str(cfg.limit_test)] if cfg.limit_test else [])]
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
@@ -1294,11 +1319,13 @@ def check_network(model, name, data):
         raise UserError(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}: {one_line(error)}") from error
     refuse((shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted"))
 
+def set_backends(precision, fixed_shapes):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = fixed_shapes
+
 def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
     cfg = resolve(argv)
-    if RANK and (cfg.report or cfg.eval_only):
-        return None
     if cfg.report:
         refuse((not cfg.report.is_dir(), f"--report {cfg.report}: no such folder"))
         return report(cfg.report)
@@ -1308,7 +1335,11 @@ def run(argv, stop, wait=False):
         dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
     if cfg.device != "cpu":
         torch.cuda.set_device(cfg.device)
+    if RANK:                                        # rank 0 downloads
+        dist.barrier()
     data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
+    if WORLD > 1 and not RANK:
+        dist.barrier()
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
     images = fingerprint(dict(x=data.x_train, y=data.y_train))
@@ -1336,11 +1367,12 @@ def run(argv, stop, wait=False):
             if abs(clean - printed) > 4 * math.sqrt(printed * (100 - printed) / len(keep)):
                 print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it the "
                       "right checkpoint?", file=sys.stderr)
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = cfg.precision != "fp32", True
-    stream = torch.cuda.stream(torch.cuda.Stream()) if cfg.graphs else contextlib.nullcontext()    # captured() wants its own
+    set_backends(cfg.precision, True)
+    if cfg.graphs:                                  # captured() wants a stream that is not the default one
+        torch.cuda.synchronize()
+        torch.cuda.set_stream(torch.cuda.Stream())
     if cfg.benchmark:
-        with stream:
-            return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
+        return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
     with locked(cfg.out, wait) if not RANK else contextlib.nullcontext():
         if cfg.fresh and not RANK:
             put_aside(cfg.out)
@@ -1351,8 +1383,7 @@ def run(argv, stop, wait=False):
                             threads=torch.get_num_threads() if cfg.device == "cpu" else None, world=WORLD)
             from_rank_0(claim, cfg, json.loads(json.dumps(training)))
             stop.deferred = True
-            with stream:
-                train(S, T, data, cfg, stop)
+            train(S, T, data, cfg, stop)
             stop.deferred = False
             from_rank_0(write_atomic, cfg.out / "student.pt", lambda file: torch.save(S.state_dict(), file))
             if WORLD > 1 and not wait:                          # the rest is rank 0's, and may take hours
@@ -1361,7 +1392,7 @@ def run(argv, stop, wait=False):
                 return
             if stop.signal:
                 raise Halt(128 + stop.signal, INTERRUPTED)
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = bool(cfg.eval_only) and cfg.precision != "fp32", False
+        set_backends(cfg.precision if cfg.eval_only else "fp32", False)
         result = evaluate(S, teachers, data, cfg)
     for name, entry in result["metrics"].items():
         print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
@@ -1383,8 +1414,10 @@ def main(argv=None):
         code, message = 2, f"error: {error if isinstance(error, UserError) else one_line(error)}"
     except Halt as halt:
         code, message = halt.args
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
+    except torch._dynamo.exc.TorchDynamoException as error:
+        code, message = 2, f"error: torch.compile failed, --no-compile goes without it ({one_line(error)})"
+    except RuntimeError as error:
+        if not re.search("out of memory|allocate memory|ALLOC_FAILED", str(error)):
             raise
         code, message = 1, f"out of memory: give a smaller --batch, or a smaller network ({one_line(error)})"
     finally:

@@ -174,12 +174,12 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
         raise UserError(f"architecture {arch!r} failed: {one_line(error)}") from error
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Faster: with fixed statistics, a batch norm after a convolution is part of the convolution; bf16; torch.compile.
+# Faster: with fixed statistics, a batch norm after a convolution is part of the convolution; and bf16.
 
 @torch.no_grad()
 def fold(model, into=None, dtype=None):
     """A frozen copy of model in eval mode, faster: each batch norm that follows a convolution is folded into it, and the
-    convolutions are in dtype, if it is given (of the user's own networks none is touched). into: an earlier copy, refreshed in place."""
+    convolutions are in dtype, if given (in the user's own networks none). into: an earlier copy, refreshed in place."""
     pairs, convs = {}, []
     for path, module in model.named_modules() if isinstance(model, Net) else ():
         parts = [(f"{path}.{name}".lstrip("."), part) for name, part in module.named_children()]
