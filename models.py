@@ -51,8 +51,8 @@ class Block(Net):
                          shortcut=nn.Sequential(*shortcut))
 
     def forward(self, x):
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
+        out = self.bn2(self.conv2(F.relu_(self.bn1(self.conv1(x)))))     # in place: a few percent faster on a CPU
+        return F.relu_(out + self.shortcut(x))
 
 class EndPadded(nn.Conv2d):
     """TensorFlow's "SAME" at stride 2: an even side is padded at its end only, as published SiLU networks expect."""
@@ -101,7 +101,7 @@ class InvertedResidual(Net):
         self.residual = stride == 1
 
     def forward(self, x):
-        out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        out = F.relu_(self.bn2(self.conv2(F.relu_(self.bn1(self.conv1(x))))))
         out = self.bn3(self.conv3(out))
         return out + self.shortcut(x) if self.residual else out
 

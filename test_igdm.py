@@ -1217,7 +1217,7 @@ def test_compiled_is_eager():
 @pytest.mark.parametrize("arch", ("rn18", "wrn-10-1"))
 def test_bf16(arch):
     """bf16 that reaches logits, losses, gradients or weights; that is not in use; or that loses f(x+delta) - f(x-delta)."""
-    (a, grads, S), (b, others, other) = one_step("--precision fp32", arch), one_step("--precision bf16", arch)
+    (a, _, S), (b, others, _) = one_step("--precision fp32", arch), one_step("--precision bf16", arch)
     assert not torch.equal(a, b) and all(value.dtype == torch.float32 for value in others.values())
     close(a[:1], b[:1], 0.05, 0)
     close(a[1:], b[1:], 0.25, 0)
