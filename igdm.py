@@ -488,8 +488,7 @@ def training_step(S, T, cfg):
 
     The networks that it calls are in cfg.precision, and compiled if cfg.compile; parameters, logits, losses are float32."""
     optimizer = torch.optim.SGD(S.parameters(), lr=cfg.lr, momentum=0.9, weight_decay=cfg.weight_decay)
-    dtype = torch.bfloat16 if cfg.precision == "bf16" else None
-    attacked, target = models.fold(S, dtype=dtype), T and models.fold(T, dtype=dtype)
+    attacked, target = models.fold(S, precision=cfg.precision), T and models.fold(T, precision=cfg.precision)
     networks = [net and models.mixed(net, cfg.precision) for net in (S, attacked, target)]
     if cfg.compile:
         torch._dynamo.config.cache_size_limit = 64              # every network, mode and shape is one; 8 is the default
@@ -596,8 +595,10 @@ def train(S, T, data, cfg, stop):
         done, first, sums = steps - first, 0, zeros.clone()
         if RANK:                                                # rank 0 measures, and writes
             continue
+        set_backends("fp32", False)
         row = dict(epoch=epoch, lr=lr, weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs), loss=base + match, loss_base=base,
                    loss_match=match, **probe(S, T, data, cfg))
+        set_backends(cfg.precision, True)
         names = "lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc"
         shown = [f"{name} {row[name]:.4g}" for name in names if name in row]
         print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
@@ -705,15 +706,13 @@ def pick_test(data, n):
 
 def probe(S, T, data, cfg):
     """What is logged after an epoch, on cfg.probe test images: clean and PGD-10 accuracy, remainder, and GD, GC to T."""
-    S, rows, tf32 = models.fold(S), [], torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    S, rows = models.fold(S), []
     for i, piece in enumerate(pick_test(data, cfg.probe).split(128) if cfg.probe else ()):
         x, y, g = to_float(data.x_test[piece]), data.y_test[piece], generator(data.y_test.device, cfg.seed, "probe", i)
         with torch.no_grad():                                   # the same images and noise after each epoch
             x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
             rows.append(dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
                              remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {})))
-    torch.backends.cudnn.allow_tf32 = tf32
     return {name: torch.cat([row[name] for row in rows]).mean().item() for name in (rows[0] if rows else ())}
 
 def peak_memory(device, reset=False):
@@ -739,7 +738,7 @@ def evaluate(S, teachers, data, cfg):
         if {**before, **of} == before:
             result = before
             outcomes = dict(np.load(out / "outcomes.npz")) if (out / "outcomes.npz").exists() else {}
-    attacked = models.mixed(models.fold(S, dtype=torch.bfloat16 if precision == "bf16" else None), precision)
+    attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
     def measure(name, function, subset=None, **settings):
@@ -1027,13 +1026,9 @@ def figures(root, rows, runs, smoke=""):
                                                    label=parts[by] + " + IGDM" * igdm)))
         return found
 
-    def pearson(found):                 # of all points, and of those of each teacher
-        sets = {"all": found}
-        for point in found:
-            sets.setdefault(point[2]["label"].split()[0], []).append(point)
-        r = [f"{who} {np.corrcoef([x + y for x, y, _ in some], rowvar=False)[0, 1]:.2f} (n = {len(some)})"
-             for who, some in sets.items() if len(some) > 2]
-        return f"Pearson's r: {', '.join(r) or 'too few runs'}"
+    def pearson(found):
+        r = np.corrcoef([x + y for x, y, _ in found], rowvar=False)[0, 1] if len(found) > 2 else math.nan
+        return f"Pearson's r = {r:.2f} (n = {len(found)})"
 
     def curve(log, metric, **style):
         values = [row.get(metric, math.nan) for row in log]

@@ -177,9 +177,9 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
 # Faster: with fixed statistics, a batch norm after a convolution is part of the convolution; and bf16.
 
 @torch.no_grad()
-def fold(model, into=None, dtype=None):
+def fold(model, into=None, precision="fp32"):
     """A frozen copy of model in eval mode, faster: each batch norm that follows a convolution is folded into it, and the
-    convolutions are in dtype, if given (in the user's own networks none). into: an earlier copy, refreshed in place."""
+    convolutions are in bf16 if precision is (in the user's own networks none). into: an earlier copy, refreshed in place."""
     pairs, convs = {}, []
     for path, module in model.named_modules() if isinstance(model, Net) else ():
         parts = [(f"{path}.{name}".lstrip("."), part) for name, part in module.named_children()]
@@ -189,7 +189,8 @@ def fold(model, into=None, dtype=None):
     if into is None:
         into = copy.deepcopy(model).eval().requires_grad_(False)
         for name in convs:
-            conv = into.get_submodule(name).to(dtype or model.get_submodule(name).weight.dtype)
+            conv = into.get_submodule(name)
+            conv = conv.bfloat16() if precision == "bf16" else conv
             if name in pairs:
                 conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]), requires_grad=False)
                 into.set_submodule(pairs[name], nn.Identity().eval())
