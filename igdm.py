@@ -29,7 +29,6 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -42,6 +41,7 @@ import signal
 import subprocess
 import sys
 import time
+import timeit
 import warnings
 import zipfile
 from datetime import timedelta
@@ -93,8 +93,7 @@ DATASETS = {
     "digits": Dataset(epochs=12, drops=(8, 11), batch=64, eps=24 / 255, augment="crop", student="mnv2",
                       teacher_arch="wrn-10-2", cw_restarts=2, aa_n=100),
 }
-OWN_DATA = Dataset()                                    # a user's .npz
-RSLAD_SCHEDULE = dict.fromkeys(("cifar10", "cifar100"), (300, (215, 260, 285)))
+SCHEDULE = dict.fromkeys([("rslad", "cifar10"), ("rslad", "cifar100")], (300, (215, 260, 285)))     # instead of Dataset's
 STEPS = 10                                              # of PGD in training, each eps/4, that is 2/255
 SAVE_EVERY = 300                                        # seconds between checkpoints inside an epoch
 
@@ -175,8 +174,7 @@ def read_original(name, folder):
     if name == "svhn":
         train, test = (datasets.SVHN(folder, split=split, download=True) for split in ("train", "test"))
         return train.data.transpose(0, 2, 3, 1), train.labels, test.data.transpose(0, 2, 3, 1), test.labels
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    train, test = (kind(folder, train=part, download=True) for part in (True, False))
+    train, test = (getattr(datasets, name.upper())(folder, train=part, download=True) for part in (True, False))
     return train.data, train.targets, test.data, test.targets
 
 def read_npz(path):
@@ -185,7 +183,7 @@ def read_npz(path):
     Raises UserError, naming file and array, for anything else; pickled objects are never loaded."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+            arrays = [file[key] for key in Data._fields[:4]]
     except Exception as error:   # no file, no zip, a torn one, a missing array, pickled objects
         raise UserError(f"{path} is no .npz of x_train, y_train, x_test, y_test: {one_line(error)}") from error
     for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
@@ -213,17 +211,14 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
     path = Path(name) if name.endswith(".npz") else folder / f"{name}.npz"
     if name in DATASETS and not path.exists():
         try:
-            with contextlib.suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-            arrays = read_original(name, folder)
+            arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), (np.uint8, np.int64) * 2)]
         except Exception as error:   # a downloader may raise anything; what helps is the same
             help = (f"put {SOURCES[name]} into {folder} by hand, or use --dataset digits, which needs no download"
                     if name in SOURCES else "pip install -r requirements.txt")
             raise UserError(f"cannot get {name} ({one_line(error)}): {help}") from error
-        x_train, y_train, x_test, y_test = arrays = [np.asarray(a, t) for a, t in zip(arrays, (np.uint8, np.int64) * 2)]
         with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
             own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
-            write_atomic(own, lambda f: np.savez(f, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test))
+            write_atomic(own, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
             os.replace(own, path)
     else:
         arrays = read_npz(path)
@@ -467,10 +462,11 @@ def forward(S, attacked, T, x, y, start, cfg, reads):
         o.t_clean = T(x) if "t_clean" in reads else None
     x_adv = pgd(attacked, x, attack(attacked, T, x, y, o), cfg.eps, cfg.step_size, cfg.steps, start)
     x_minus = x - (x_adv - x)                                   # not clamped
-    points = {name: point for name, point in (("t_adv", x_adv), ("t_minus", x_minus)) if name in reads}
-    if points:                                                  # statistics are fixed in T: its passes can share a batch
-        with torch.no_grad():
-            vars(o).update(zip(points, T(torch.cat(list(points.values()))).chunk(len(points))))
+    with torch.no_grad():
+        if "t_minus" in reads:                                  # statistics are fixed in T: its passes can share a batch
+            o.t_adv, o.t_minus = T(torch.cat([x_adv, x_minus])).chunk(2)
+        elif "t_adv" in reads:
+            o.t_adv = T(x_adv)
     o.s_adv = S(x_adv)
     if "s_grad" in reads:
         o.t_grad = input_gradient(T, x, y)
@@ -532,22 +528,22 @@ def train(S, T, data, cfg, stop):
     out, device, n = cfg.out, data.y_train.device, len(data.y_train)
     steps = n // cfg.batch                                      # the last partial batch is dropped
     optimizer, one_step = training_step(S, T, cfg)
-    zeros = torch.zeros(2, dtype=torch.float64, device=device)
-    start, first, sums, log, saved, mark = 1, 0, zeros.clone(), [], time.monotonic(), None
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    start, first, log, saved, mark = 1, 0, [], time.monotonic(), None
     if state := from_rank_0(read_checkpoint, out):
-        start, first, sums, log = state["epoch"], state["step"], state["sums"].to(device), state["log"]
+        start, first, log = state["epoch"], state["step"], state["log"]
+        sums.copy_(state["sums"])
         S.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         if start <= cfg.epochs:
             print(f"going on from epoch {start}, step {first} of {steps}")
 
-    def check(epoch, step, sums):
-        values = [sums, *(value for value in S.state_dict().values() if value.is_floating_point())]
-        if not all(torch.isfinite(value).all() for value in values):
+    def check(epoch, step):
+        if not all(value.isfinite().all() for value in (sums, *S.state_dict().values())):
             raise Halt(3, f"{cfg.method}: loss or weights are not finite in epoch {epoch}, seen after step {step} of {steps}; "
                        f"{out} keeps the last good checkpoint, if there was one: try a smaller --lr or --alpha")
 
-    def checkpoint(epoch, step, sums):
+    def checkpoint(epoch, step):
         if RANK:
             return
         if (out / "last.pt").exists():                          # the one before stays until the new one is whole
@@ -558,12 +554,9 @@ def train(S, T, data, cfg, stop):
 
     S.train()
     for epoch in range(start, cfg.epochs + 1):
-        lr = cfg.lr * 0.1 ** sum(epoch > drop for drop in cfg.drops)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        lr = optimizer.param_groups[0]["lr"] = cfg.lr * 0.1 ** sum(epoch > drop for drop in cfg.drops)
         loss = objective(cfg, epoch)
-        reads = outputs_read(loss)
-        take = partial(one_step, loss, reads, sums)
+        take = partial(one_step, loss, outputs_read(loss), sums)
         peak_memory(device, reset=True)
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         started = time.monotonic()
@@ -582,60 +575,51 @@ def train(S, T, data, cfg, stop):
                     mark = torch.cuda.current_stream().record_event()
                 signalled = agreed(stop.signal, step)
                 if signalled or time.monotonic() - saved > SAVE_EVERY:
-                    check(epoch, step + 1, sums)
-                    checkpoint(epoch, step + 1, sums)
+                    check(epoch, step + 1)
+                    checkpoint(epoch, step + 1)
                     saved = time.monotonic()
                 if signalled:
                     raise Halt(128 + signalled, INTERRUPTED)
                 if not bar.disable and step % 50 == 0:          # rarely: a look at a number waits for the device
                     bar.set_postfix(loss=sums.sum().item() / (step + 1), refresh=False)
-        check(epoch, steps, sums)
+        check(epoch, steps)
         base, match = (sums / steps).tolist()
-        seconds = time.monotonic() - started
-        done, first, sums = steps - first, 0, zeros.clone()
+        seconds, memory, done, first = time.monotonic() - started, peak_memory(device), steps - first, 0
+        sums.zero_()
         if RANK:                                                # rank 0 measures, and writes
             continue
         set_backends("fp32", False)
         row = dict(epoch=epoch, lr=lr, weight=ramp(cfg.alpha, epoch, cfg.ramp_epochs), loss=base + match, loss_base=base,
                    loss_match=match, **probe(S, T, data, cfg))
         set_backends(cfg.precision, True)
-        names = "lr", "loss", "loss_match", "clean", "pgd10", "gd", "gc"
-        shown = [f"{name} {row[name]:.4g}" for name in names if name in row]
+        shown = [f"{name} {row[name]:.4g}" for name in "lr loss loss_match clean pgd10 gd gc".split() if name in row]
         print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
-        chance = 1 / data.classes                               # and two standard errors, below
-        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 20 and (
-                row["clean"] / 100 < chance + 2 * math.sqrt(chance * (1 - chance) / cfg.probe)):
-            print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images in epoch {epoch}, near chance", file=sys.stderr)
-        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds,
-                                         probe_seconds=time.monotonic() - started - seconds, memory_mib=peak_memory(device))))
-        checkpoint(epoch + 1, first, sums)
+        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds, memory_mib=memory,
+                                         probe_seconds=time.monotonic() - started - seconds)))
+        checkpoint(epoch + 1, 0)
 
 def benchmark(S, T, data, cfg):
     """What a step of the last epoch costs: medians over cfg.benchmark steps, after warm-up and capture, as a dict.
 
-    Shares: attack, what is saved where it has no steps; teacher, what is saved, besides, where T is linear; student, the rest.
-    The peak is that of a matrix product in this process; FLOPs are 2 per multiplication, of convolutions and linear layers."""
+    Shares: attack, what is saved without its steps; teacher, what is saved, besides, where T is linear; student, the rest."""
     from torch.utils.flop_counter import FlopCounterMode
-    device, loss, g = data.y_train.device, objective(cfg, cfg.epochs), generator(data.y_train.device, cfg.seed)
-    reads, sums = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device)
+    device, loss = data.y_train.device, objective(cfg, cfg.epochs)
+    reads, sums, g = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device), generator(device, cfg.seed)
 
     def inputs(n=cfg.batch):
         return make_batch(data, torch.arange(n, device=device), cfg, g)
 
+    def step(T, **changes):
+        return partial(training_step(S, T, SimpleNamespace(**{**vars(cfg), **changes}))[1], loss, reads, sums)
+
     def median(function, n=cfg.benchmark):
-        seconds = []
-        for _ in range(n):
-            started = time.perf_counter()
+        def to_the_end():
             function()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - started)
-        return float(np.median(seconds))
+        return float(np.median(timeit.repeat(to_the_end, number=1, repeat=n)))
 
-    def step(T, **settings):
-        take = partial(training_step(S, T, SimpleNamespace(**{**vars(cfg), **settings}))[1], loss, reads, sums)
-        if "precision" in settings:
-            return take(*inputs(2))
+    def timed(take):
         warm_up = median(lambda: take(*inputs()), 1)
         peak_memory(device, reset=True)                         # the first step compiles, and tries convolutions out
         warm_up += median(lambda: take(*inputs()), 1)
@@ -645,16 +629,17 @@ def benchmark(S, T, data, cfg):
     def count(grad, x, weight, *rest, out_shape):               # the counter's own has the groups wrong
         return 2 * math.prod(grad) * math.prod(weight[1:]) * sum(rest[7][:2])
 
-    seconds, warm_up, memory = step(T)
-    without_attack = step(T, steps=0)[0]
+    seconds, warm_up, memory = timed(step(T))
+    without_attack = timed(step(T, steps=0))[0]
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(data.x_train[0].numel(), data.classes)).to(device)
-    student = step(T and linear.requires_grad_(False), steps=0)[0]
+    student = timed(step(T and linear.requires_grad_(False), steps=0))[0]
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: count}) as counter:
         counter.mod_tracker.__exit__()                          # it cannot follow autograd.grad
-        step(T, precision="fp32", compile=False)
+        step(T, precision="fp32", compile=False)(*inputs(2))
     flops = counter.get_total_flops() / 2 * cfg.batch
     n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if cfg.precision == "bf16" else torch.float32)
+    torch.backends.cuda.matmul.allow_tf32 = cfg.precision == "tf32"
     peak = 2 * n**3 / min(median(lambda: a[0] @ a[1], 10) for _ in range(3))
     share = dict(attack=seconds - without_attack, teacher=without_attack - student, student=student)
     return dict(step_ms=1e3 * seconds, images_per_second=cfg.batch / seconds, share={k: v / seconds for k, v in share.items()},
@@ -706,14 +691,16 @@ def pick_test(data, n):
 
 def probe(S, T, data, cfg):
     """What is logged after an epoch, on cfg.probe test images: clean and PGD-10 accuracy, remainder, and GD, GC to T."""
+    if not cfg.probe:
+        return {}
     S, rows = models.fold(S), []
-    for i, piece in enumerate(pick_test(data, cfg.probe).split(128) if cfg.probe else ()):
+    for i, piece in enumerate(pick_test(data, cfg.probe).split(128)):
         x, y, g = to_float(data.x_test[piece]), data.y_test[piece], generator(data.y_test.device, cfg.seed, "probe", i)
         with torch.no_grad():                                   # the same images and noise after each epoch
             x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
             rows.append(dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
                              remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {})))
-    return {name: torch.cat([row[name] for row in rows]).mean().item() for name in (rows[0] if rows else ())}
+    return {name: torch.cat([row[name] for row in rows]).mean().item() for name in rows[0]}
 
 def peak_memory(device, reset=False):
     """MiB: of the GPU's memory what this process has held at most, since the last reset, or of the machine's, ever."""
@@ -723,6 +710,7 @@ def peak_memory(device, reset=False):
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
+@torch.no_grad()
 def evaluate(S, teachers, data, cfg):
     """Measure S, and to each of teachers (name -> model) GD, GC and point-wise distance; returns what result.json holds.
 
@@ -741,13 +729,14 @@ def evaluate(S, teachers, data, cfg):
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
-    def measure(name, function, subset=None, **settings):
+    def measure(name, function, subset=None, batch=128, **settings):
         """Means over the test set, or a subset in one piece, of what function(x, y, g) gives: a dict of (batch,) tensors."""
         settings = dict(n=n if subset is None else len(subset), **settings)
         if dict(result["metrics"].get(name, {}), value=None) == dict(settings, value=None):
             return
         started, parts = time.monotonic(), []
-        pieces = torch.arange(n, device=device).split(128) if subset is None else [subset]
+        peak_memory(device, reset=True)
+        pieces = torch.arange(n, device=device).split(batch) if subset is None else [subset]
         for i, piece in enumerate(tqdm(pieces, name, leave=False, disable=None)):
             g = generator(device, cfg.seed, name.split("@")[0], i)
             parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], g))
@@ -765,7 +754,8 @@ def evaluate(S, teachers, data, cfg):
 
     def accuracy(name, attack, **settings):
         if name in cfg.attacks:
-            measure(name, lambda x, y, g: {name: attacked(attack(x, y, g)).argmax(1) == y}, **settings)
+            measure(name, lambda x, y, g: {name: attacked(attack(x, y, g)).argmax(1) == y},
+                    batch=500 if device.type == "cuda" else 128, **settings)
 
     def point_wise(x, y, g):
         attack, start = inner_maximisation(cfg)
@@ -774,26 +764,25 @@ def evaluate(S, teachers, data, cfg):
         return {f"point_uniform@{teacher}": point_wise_distance(S, T, uniform),
                 f"point_adv@{teacher}": point_wise_distance(S, T, x_adv)}
 
-    with torch.no_grad():
-        accuracy("clean", lambda x, y, g: x)
-        accuracy("fgsm", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, eps, 1, None))
-        accuracy("pgd", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, step, 20, "uniform", g))
-        restarts = cfg.preset.cw_restarts
-        accuracy("cw", lambda x, y, g: cw(attacked, x, y, eps, step, 50, restarts, g), restarts=restarts)
-        measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
-        for teacher, T in teachers.items():
-            same = dict(teacher=fingerprint(T.state_dict())[:16])
-            measure(f"gd@{teacher}", lambda x, y, g: {
-                f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()}, **same)
-            measure(f"point_adv@{teacher}", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
-        if "aa" in cfg.attacks:
-            measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
-                    pick_test(data, min(cfg.aa_n or n, n)), version="standard" + " without apgd-t" * (data.classes < 4))
+    accuracy("clean", lambda x, y, g: x)
+    accuracy("fgsm", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, eps, 1, None))
+    accuracy("pgd", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, step, 20, "uniform", g))
+    restarts = cfg.preset.cw_restarts
+    accuracy("cw", lambda x, y, g: cw(attacked, x, y, eps, step, 50, restarts, g), restarts=restarts)
+    measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
+    for teacher, T in teachers.items():
+        same = dict(teacher=fingerprint(T.state_dict())[:16])
+        measure(f"gd@{teacher}", lambda x, y, g: {
+            f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()}, **same)
+        measure(f"point_adv@{teacher}", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
+    if "aa" in cfg.attacks:
+        measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
+                pick_test(data, min(cfg.aa_n or n, n)), version="standard" + " without apgd-t" * (data.classes < 4))
     if teachers:                                                # for a picture in the report
         few = pick_test(data, 8)
         x, y = to_float(data.x_test[few]), data.y_test[few]
-        networks = {"student": S, **{f"teacher@{name}": T for name, T in teachers.items()}}
-        arrays = dict(images=x, **{name: input_gradient(model, x, y) for name, model in networks.items()})
+        arrays = {f"teacher@{name}": input_gradient(T, x, y) for name, T in teachers.items()}
+        arrays |= dict(images=x, student=input_gradient(S, x, y))
         arrays = {name: value.permute(0, 2, 3, 1).cpu().numpy() for name, value in arrays.items()}
         write_atomic(out / "gradients.npz", lambda file: np.savez(file, labels=y.cpu().numpy(), **arrays))
     return result
@@ -816,6 +805,7 @@ def write_atomic(path, write):
     """Call write(binary file) such that path is either as before or complete and on the disk, whatever happens meanwhile."""
     temporary = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
@@ -861,12 +851,13 @@ def fingerprint(tensors):
 
 def put_aside(out):
     """Move the files of the run in the folder out, and no others, to a new folder beside it."""
-    out = out.resolve()
+    out, i = out.resolve(), 1
     names = ("log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz gradients.npz curves.png "
              "ood.json model_info .done .failed config.json").split()
     ours = [out / name for name in names if (out / name).exists()]      # config.json last: it says whose the others are
     if ours:
-        old = next(path for i in itertools.count(1) if not (path := out.with_name(f"{out.name}.{i}")).exists())
+        while (old := out.with_name(f"{out.name}.{i}")).exists():
+            i += 1
         old.mkdir()
         for file in ours:
             file.rename(old / file.name)
@@ -880,15 +871,18 @@ def environment(cfg):
                 python=platform.python_version(), platform=platform.platform(), commit=commit, precision=cfg.precision,
                 tf32=bool(gpu) and cfg.precision == "tf32", compile=cfg.compile, cuda_graphs=cfg.graphs)
 
-def claim(cfg, training):
+def claim(cfg, T, images):
     """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured.
 
     A finished run may be measured anywhere: on another device, number of threads or processes."""
-    path = cfg.out / "config.json"
+    training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
+                    teacher=cfg.teacher and [cfg.teacher, fingerprint(T.state_dict())],
+                    threads=torch.get_num_threads() if cfg.device == "cpu" else None)
+    path, over = cfg.out / "config.json", (cfg.out / "student.pt").exists()
     if path.exists():
-        before, over = config_beside(path), (cfg.out / "student.pt").exists()
-        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items() if value != before.get(key)
-                   and not (over and key in ("threads", "world", "precision", "compile"))         # it is not trained any more
+        before = config_beside(path)
+        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in json.loads(json.dumps(training)).items()
+                   if value != before.get(key) and not (over and key in ("threads", "world", "precision", "compile"))
                    and not (key == "threads" and None in (value, before.get(key)))]               # they do not count on a GPU
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
                 "put it aside"))
@@ -939,19 +933,19 @@ def read_log(folder):
     file = folder / "log.jsonl"
     return [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else []
 
-def measured(folder, column, metric):
-    """A metric of one run; None where it is lacking. Of those measured against teachers, against column or the first."""
+def measured(folder):
+    """{metric: value} of one run; METRIC@TEACHER where it is measured against a teacher, METRIC@ against the first."""
     if not (folder / "result.json").exists():
-        return None
-    if metric in ("min_per_epoch", "memory_mib"):
-        memory, timing = metric == "memory_mib", [row["timing"] for row in read_log(folder)]
-        values = [row["memory_mib"] if memory else row["seconds"] / 60 for row in timing]
-        return values and (values[-1] if memory else np.median(values)) or None
-    if "_ood_" in metric:                                       # run_all.sh's, from OODRobustBench
-        return json.loads((folder / "ood.json").read_text())[metric] if (folder / "ood.json").exists() else None
-    metrics = json.loads((folder / "result.json").read_text())["metrics"]
-    names = [name for name in metrics if name in (metric, f"{metric}@{column}") or name.startswith(metric + "@") and not column]
-    return metrics[names[0]]["value"] if names else None
+        return {}
+    ood = folder / "ood.json"                                   # run_all.sh's, from OODRobustBench
+    values = json.loads(ood.read_text()) if ood.exists() else {}
+    for name, entry in json.loads((folder / "result.json").read_text())["metrics"].items():
+        values[name] = entry["value"]
+        values.setdefault(name.split("@")[0] + "@", entry["value"])
+    if timing := [row["timing"] for row in read_log(folder) if "timing" in row]:
+        values["min_per_epoch"] = np.median([row["seconds"] for row in timing]) / 60
+        values["memory_mib"] = timing[-1]["memory_mib"]
+    return values
 
 def without_igdm(label):
     """The label of a row's base method; PGD-AT and TRADES without IGDM have no teacher in their name, but columns."""
@@ -959,13 +953,12 @@ def without_igdm(label):
     return re.sub(r"^(svhn-rn18)-pgd-at-(pgd-at|trades)$", r"\1-\2", base)
 
 def report(root):
-    """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference.
-
-    Where a row's run is of digits, it all is run_all.sh --smoke, with teachers of other names: the titles say so."""
+    """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference."""
     rows = read_rows()
-    runs = {name: [path for path in sorted(root.glob(f"{name}-s*")) if path.name[len(name) + 2:].isdigit()] for name in rows}
+    runs = {name: {path: measured(path) for path in sorted(root.glob(f"{name}-s*")) if path.name[len(name) + 2:].isdigit()}
+            for name in rows}
     smoke = any(config_beside(path / "student.pt").get("dataset") == "digits" for paths in runs.values() for path in paths)
-    title = "SMOKE, a miniature on digits, no number means anything: " * smoke
+    title = "SMOKE, a miniature on digits, no number means anything: " * smoke      # and its teachers have other names
     lines = [f"# {title}Ours / the paper's (difference), ± the standard deviation over seeds"]
     for table in sorted({key[0] for printed in rows.values() for key in printed}, key=lambda table: int(table.rstrip("h"))):
         metrics = list(dict.fromkeys(key[2] for printed in rows.values() for key in printed if key[0] == table))
@@ -976,7 +969,8 @@ def report(root):
                 label, cells = name + f" @{column}" * bool(column), []
                 for metric in metrics:
                     paper = printed.get((table, column, metric))
-                    ours = [measured(folder, "" if smoke else column, metric) for folder in runs[name]]
+                    key = f"{metric}@{'' if smoke else column}"
+                    ours = [run.get(key, run.get(metric)) for run in runs[name].values()]
                     ours = [value for value in ours if value is not None]
                     mean = np.mean(ours) if ours else None
                     spread = f" ± {np.std(ours, ddof=1):.2f}" if len(ours) > 1 else ""
@@ -985,9 +979,9 @@ def report(root):
                     aa.update({label: (mean, paper)} if metric == "aa" else {})
                 lines.append(f"| {label} | {' | '.join(cells)} |")
         for i, who in enumerate(("Here", "In the paper")):
-            pairs = {label: (aa[label][i], aa[base][i]) for label in aa if (base := without_igdm(label)) in aa.keys() - {label}}
-            pairs = {label: pair for label, pair in pairs.items() if None not in pair}
-            lost = [label for label, (ours, base) in pairs.items() if ours <= base]
+            known = {label: pair[i] for label, pair in aa.items() if pair[i] is not None}
+            pairs = {label: known[base] for label in known if (base := without_igdm(label)) in known.keys() - {label}}
+            lost = [label for label, base in pairs.items() if known[label] <= base]
             lines += ["", f"{who}, +IGDM has the higher AutoAttack accuracy in {len(pairs) - len(lost)} of {len(pairs)} pairs"
                       f"{', not in ' * bool(lost)}{', '.join(lost)}."] if pairs else []
     figures(root, rows, runs, title)
@@ -1012,18 +1006,16 @@ def picture(path, title, *panels):
         write_atomic(path, partial(fig.savefig, format="png"))
 
 def figures(root, rows, runs, smoke=""):
-    """Write root/figure2.png to figure5.png, and curves.png beside each log.jsonl, where there are the data for it.
-
-    rows: what read_rows() gives; runs: {name of a row: folders of its runs}; smoke stands before every title."""
+    """Write root/figure2.png to figure5.png, and curves.png beside each log.jsonl, where there are the data for it."""
     def points(names, x, y, by):        # of the runs that have both; x, y: metric or "teacher"; by: 1 teacher, 2 method
         found, colors = [], {}
-        for name, path in ((name, path) for name in names for path in runs[name]):
+        for name, run in ((name, run) for name in names for run in runs[name].values()):
             parts, igdm = name.replace("-rn18", "").replace("+igdm", "").split("-", 2), "+igdm" in name
-            at = [parts[1].replace("_", "\n", 1) if key == "teacher" else measured(path, "", key) for key in (x, y)]
-            if None not in at:
+            run = {**run, "teacher@": parts[1].replace("_", "\n", 1)}
+            if {f"{x}@", f"{y}@"} <= run.keys():
                 color = colors.setdefault(parts[by], f"C{len(colors)}")
-                found.append((at[:1], at[1:], dict(marker="o*"[igdm], ms=6 + 6 * igdm, ls="", color=color,
-                                                   label=parts[by] + " + IGDM" * igdm)))
+                found.append(([run[f"{x}@"]], [run[f"{y}@"]], dict(
+                    marker="o*"[igdm], ms=6 + 6 * igdm, ls="", color=color, label=parts[by] + " + IGDM" * igdm)))
         return found
 
     def pearson(found):
@@ -1077,18 +1069,18 @@ def gradients(root, runs, smoke=""):
     for base, igdm in pairs[:1]:
         b, i = (dict(np.load(path / "gradients.npz")) for path in (base, igdm))
         teacher, n = next(key for key in i if key.startswith("teacher@")), min(4, len(i["images"]))
-        columns = {"test image": i["images"], teacher.replace("@", " "): i[teacher], base.name: b["student"],
-                   igdm.name: i["student"]}
+        titles = "test image", teacher.replace("@", " "), base.name, igdm.name
+        columns = i["images"], i[teacher], b["student"], i["student"]
         fig = Figure((14, 3.5 * n + 1), layout="constrained")
         fig.suptitle(smoke + "Gradients of the cross-entropy with respect to the image")
         fig.supxlabel("a gradient's 0 is grey, the 99th percentile of its absolute values white, and black with a minus; "
                       "cos: cosine similarity to the teacher's", fontsize="medium")
-        for k, (row, (title, column)) in enumerate(itertools.product(range(n), columns.items())):
-            image, t = column[row], i[teacher][row]
-            shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) or 1) if k % 4 else image
+        for (row, k), ax in np.ndenumerate(fig.subplots(n, 4, squeeze=False)):
+            image, t = columns[k][row], i[teacher][row]
+            shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) or 1) if k else image
             cos = (image * t).sum() / (np.linalg.norm(image) * np.linalg.norm(t) or 1)
-            ax = fig.add_subplot(n, 4, k + 1, xticks=[], yticks=[], title=title * (row == 0),
-                                 xlabel=f"cos {cos:.2f}" * (k % 4 > 1), ylabel=f"label {i['labels'][row]}" * (k % 4 == 0))
+            ax.set(xticks=[], yticks=[], title=titles[k] * (row == 0), xlabel=f"cos {cos:.2f}" * (k > 1),
+                   ylabel=f"label {i['labels'][row]}" * (k == 0))
             ax.imshow(shown.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
         write_atomic(root / "gradients.png", partial(fig.savefig, format="png"))
 
@@ -1114,6 +1106,8 @@ def at_least(low, kind=int, high=math.inf):
 def make_parser():
     p = Parser(prog="igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False,
                epilog="What is not given follows the paper, by data set, student, teacher and method.")
+    def epochs(text):
+        return [natural(epoch) for epoch in text.split(",") if epoch]
     add, count, natural = p.add_argument, at_least(1), at_least(0)
     real, positive, share = at_least(0, float), at_least(1e-9, float), at_least(0, float, 1)
     add("--method", choices=METHODS, help="base method (default rslad)")
@@ -1126,7 +1120,7 @@ def make_parser():
     for name, method in METHODS.items():
         for constant, value in method.constants.items():
             dest, kind = f"{name}.{constant}", dict(t=positive, a=share, lam=share, begin=share).get(constant, real)
-            add(constant_flag(dest), type=kind, dest=dest, metavar="X", help=f"default {value:g}")
+            add(constant_flag(dest), type=kind, dest=dest, default=argparse.SUPPRESS, metavar="X", help=f"default {value:g}")
     add("--dataset", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
     add("--data-dir", type=Path, default=Path("data"), help="for data sets and teachers (default data)")
     add("--limit-train", type=count, metavar="N", help="class-balanced subset of the training images")
@@ -1138,7 +1132,7 @@ def make_parser():
     add("--teacher-arch", help="of --teacher PATH or pgd-at, as --student (default from config.json beside it)")
     add("--teacher-epochs", type=count, help="epochs of --teacher pgd-at (default by data set)")
     add("--epochs", type=count, help="default 200; rslad 300; svhn 50; tiny-imagenet 100; drops and begin scale with it")
-    add("--drops", help="epochs after which lr is divided by 10 (default B.1, as in 100,150)")
+    add("--drops", type=epochs, help="epochs after which lr is divided by 10 (default B.1, as in 100,150)")
     add("--batch", type=at_least(2), help="default 128")
     add("--lr", type=positive, help="default 0.1")
     add("--weight-decay", type=real, help="default 5e-4; circulating code 2e-4")
@@ -1153,10 +1147,8 @@ def make_parser():
     add("--report", type=Path, metavar="DIR", help="write DIR/report.md and figures, out of what run_all.sh left there")
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
     add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
-    add("--precision", choices=("fp32", "tf32", "bf16"), help="of the networks in training; the last layer, logits, losses and "
-        "parameters are float32 (default bf16 on CUDA, else fp32); with --eval-only that of the evaluation (default fp32)")
-    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile, and CUDA graphs on CUDA (default there, but "
-        "for networks of your own)")
+    add("--precision", choices=("fp32", "tf32", "bf16"), help="of training (default bf16 on CUDA), or of --eval-only (fp32)")
+    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile and CUDA graphs (default on CUDA)")
     add("--benchmark", type=count, metavar="N", help="time N training steps, print JSON, train nothing")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
     add("--threads", type=at_least(1, high=1024), help="CPU threads (default torch's)")
@@ -1166,33 +1158,37 @@ def constant_flag(name):
     return "--" + name.replace(".lam", ".lambda").replace(".", "-")
 
 def default_alpha(cfg):
-    """B.2's value, or that of the nearest row that it has, which is then said."""
+    """B.2's value; where it has none, the nearest, which is then said."""
     if cfg.match in ALPHA_ABLATION:
-        print(f"alpha {ALPHA_ABLATION[cfg.match]}: that of the best AutoAttack in the paper's ablation; --alpha sets another",
-              file=sys.stderr)
-        return ALPHA_ABLATION[cfg.match]
-    dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
-    row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
-    alpha = ALPHA[row][ALPHA_COLUMNS.index("adaad" if cfg.method == "adaiad" else cfg.method)]
-    if row != (cfg.dataset, cfg.student, cfg.teacher):
-        print(f"alpha {alpha:g}: the paper prints none for {cfg.dataset}, {cfg.student}, {cfg.teacher}; this is that of "
-              f"{', '.join(row)}, the nearest; --alpha sets another", file=sys.stderr)
+        alpha, why = ALPHA_ABLATION[cfg.match], "that of the best AutoAttack in the paper's ablation"
+    else:
+        run, column = (cfg.dataset, cfg.student, cfg.teacher), "adaad" if cfg.method == "adaiad" else cfg.method
+        refuse((column not in ALPHA_COLUMNS, f"the paper has no alpha for {cfg.method}: give --alpha"))
+        dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
+        row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
+        alpha, why = ALPHA[row][ALPHA_COLUMNS.index(column)], ""
+        if row != run:
+            why = f"the paper prints none for {', '.join(map(str, run))}; this is that of {', '.join(row)}, the nearest"
+    if why:
+        print(f"alpha {alpha:g}: {why}; --alpha sets another", file=sys.stderr)
     return alpha
 
 def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
     saved = config_beside(cfg.eval_only) if Path(cfg.eval_only or "").is_file() else {}
+    if not cfg.method:
+        cfg.inner = cfg.inner or saved.get("inner")
     for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
     refuse((cfg.igdm and cfg.match not in (None, "igdm"), f"--igdm and --match {cfg.match}: one term at a time"))
     cfg.match = "igdm" if cfg.igdm else cfg.match
-    cfg.preset, method = DATASETS.get(cfg.dataset, OWN_DATA), METHODS[cfg.method]
+    cfg.preset, method = DATASETS.get(cfg.dataset, Dataset()), METHODS[cfg.method]      # Dataset(): of a user's .npz
     teacher_inside = method.inner in TEACHER_INSIDE
-    constants = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
-    foreign = [name for name, value in constants.items() if value is not None and not name.startswith(cfg.method + ".")]
-    cfg.attacks, gpus = cfg.attacks.split(","), torch.cuda.device_count()
-    devices = ["cpu", *["cuda"] * (gpus > 0), *(f"cuda:{i}" for i in range(gpus))]
+    given = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
+    cfg.constants = {name: given.pop(f"{cfg.method}.{name}", value) for name, value in method.constants.items()}
+    cfg.attacks, gpus = cfg.attacks.split(","), [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = ["cpu", *(["cuda", *gpus] if gpus else [])]
     refuse(
         (not cfg.dataset.endswith(".npz") and cfg.dataset not in DATASETS,
          f"--dataset {cfg.dataset}: not one of {', '.join(DATASETS)}, nor the path of an .npz"),
@@ -1200,65 +1196,65 @@ def resolve(argv):
         (cfg.surrogate and cfg.match != "igdm", "--surrogate belongs to --igdm"),
         (not cfg.match and (cfg.alpha, cfg.ramp_epochs) != (None, None),
          "--alpha and --ramp-epochs weigh the term that --igdm or --match adds: give one of these too"),
-        (cfg.inner and not teacher_inside, f"--inner: the attack of {cfg.method} has no teacher in it; those of "
-         f"{', '.join(name for name, m in METHODS.items() if m.inner in TEACHER_INSIDE)} have"),
-        (foreign, f"{', '.join(map(constant_flag, foreign))} does not belong to --method {cfg.method}"),
-        (cfg.drops and not re.fullmatch(r"\d+(,\d+)*", cfg.drops), f"--drops {cfg.drops}: must be epochs, as in 100,150"),
+        (cfg.inner and not teacher_inside, f"--inner: the attack of {cfg.method} has no teacher in it"),
+        (given, f"{', '.join(map(constant_flag, given))} does not belong to --method {cfg.method}"),
         (cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}"),
         (cfg.precision == "tf32" and cfg.device == "cpu", "--precision tf32 is for NVIDIA GPUs"),
         (cfg.compile and cfg.match == "direct", "--compile: it has no second derivatives, which --match direct needs"),
         (cfg.batch and cfg.batch % WORLD, f"--batch {cfg.batch}: must be a multiple of the {WORLD} processes"),
-        (cfg.benchmark and cfg.eval_only, "--benchmark times training: without --eval-only"),
-        (cfg.compile and cfg.eval_only, "--compile is for training: without --eval-only"),
+        (cfg.eval_only and (cfg.benchmark or cfg.compile), "--benchmark and --compile are for training: without --eval-only"),
         (WORLD > 1 and (cfg.eval_only or cfg.benchmark), "--eval-only and --benchmark are for one process: without torchrun"))
 
-    cfg.constants = {name: value if (given := constants[f"{cfg.method}.{name}"]) is None else given
-                     for name, value in method.constants.items()}
     for name in ("lr", "batch", "weight_decay", "eps", "augment", "aa_n"):
         if getattr(cfg, name) is None:
             setattr(cfg, name, getattr(cfg.preset, name))
-    cuda, foreign = cfg.device != "cpu", ":" in f"{cfg.student}{cfg.teacher_arch}{cfg.teacher}"        # networks of others
-    cfg.typed = [*(["--precision", cfg.precision] if cfg.precision and not cfg.eval_only else []),
-                 *(["--no-compile"] if cfg.compile is False else [])]                # what a teacher trained first is told
-    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
-    cfg.precision = cfg.precision or ("fp32" if not cuda or cfg.eval_only else "tf32" if foreign else "bf16")
-    cfg.compile = cuda and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
-    cfg.graphs = cuda and cfg.compile and WORLD == 1
     cfg.student = cfg.student or (None if cfg.eval_only else cfg.preset.student)
     cfg.surrogate, cfg.inner = cfg.surrogate or "kl", cfg.inner or ("teacher" if teacher_inside else None)
     cfg.step_size = cfg.step_size or cfg.eps / 4
-    epochs, drops = RSLAD_SCHEDULE.get(cfg.dataset, cfg.preset[:2]) if cfg.method == "rslad" else cfg.preset[:2]
+    epochs, drops = SCHEDULE.get((cfg.method, cfg.dataset), cfg.preset[:2])
     cfg.epochs = cfg.epochs or epochs
     cfg.ramp_epochs = cfg.ramp_epochs or cfg.epochs
-    cfg.drops = ([-(-drop * cfg.epochs // epochs) for drop in drops] if cfg.drops is None       # in proportion, rounded up
-                 else [int(drop) for drop in cfg.drops.split(",") if drop])
+    if cfg.drops is None:
+        cfg.drops = [math.ceil(drop * cfg.epochs / epochs) for drop in drops]
 
     alpha, cfg.alpha = cfg.alpha, 1.0
     reads = outputs_read(objective(cfg, 1)) | outputs_read(objective(cfg, cfg.epochs))
     needed = not cfg.eval_only and (cfg.inner == "teacher" or any(name.startswith("t_") for name in reads))
-    given = cfg.teacher or (cfg.preset.teacher if needed else None)
-    cfg.teachers = given.split(",") if given else []
+    teachers = cfg.teacher or (cfg.preset.teacher if needed else None)
+    cfg.teachers = teachers.split(",") if teachers else []
+    sources = [*cfg.teachers, cfg.eval_only] if cfg.eval_only else cfg.teachers
     published = [teacher for dataset, teacher in TEACHERS if dataset == cfg.dataset]
-    files = [teacher for teacher in cfg.teachers if Path(teacher).is_file()]
-    unknown = [name for name in [*cfg.teachers, *filter(None, [cfg.eval_only])] if name not in (*published, "pgd-at")
-               and not name.startswith("robustbench:") and not Path(name).is_file()]
+    unknown = [name for name in sources if name not in (*published, "pgd-at") and not name.startswith("robustbench:")
+               and not Path(name).is_file()]
     refuse(
-        (needed and not given,
+        (needed and not teachers,
          f"{' + '.join(filter(None, (cfg.method, cfg.match)))} needs a teacher, and {cfg.dataset} has none to fetch: give "
          "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
         (unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
          f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
-        (len(cfg.teachers) > 1 and needed, f"--teacher {given}: {cfg.method} learns from one, others can be measured against"),
-        (cfg.teacher_arch and not files and "pgd-at" not in (*cfg.teachers, cfg.eval_only),
+        (len(cfg.teachers) > 1 and needed, f"--teacher {teachers}: {cfg.method} learns from one, others can be measured"),
+        (cfg.teacher_arch and "pgd-at" not in sources and not any(Path(name).is_file() for name in cfg.teachers),
          "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
-        (cfg.teacher_epochs and "pgd-at" not in (*cfg.teachers, cfg.eval_only), "--teacher-epochs belongs to --teacher pgd-at"))
+        (cfg.teacher_epochs and "pgd-at" not in sources, "--teacher-epochs belongs to --teacher pgd-at"))
     cfg.teacher = cfg.teachers[0] if needed else None
+    archs = [cfg.student]
+    if cfg.teacher:
+        archs += [cfg.teacher, cfg.teacher_arch or config_beside(cfg.teacher).get("student", "")]
+    foreign = not cfg.eval_only and any(re.match(r"[\w.]+:", arch) for arch in archs)    # bf16 would reach its last layer
+    fast = "tf32" if foreign else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    cuda = cfg.device != "cpu"
+    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
+    cfg.typed = [f"--precision={cfg.precision}"] if cfg.precision and not cfg.eval_only else []        # for its teacher, too
+    cfg.typed += ["--no-compile"] if cfg.compile is False else []
+    cfg.precision = cfg.precision or (fast if cuda and not cfg.eval_only else "fp32")
+    cfg.compile = cuda and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
+    cfg.graphs = cuda and cfg.compile and WORLD == 1
     cfg.alpha = 0.0 if not cfg.match or cfg.eval_only else default_alpha(cfg) if alpha is None else alpha
     if not cfg.out:
-        words = [Path(cfg.dataset).stem, cfg.student, cfg.teacher,
-                 "+".join(filter(None, (cfg.method, cfg.match))), f"s{cfg.seed}"]
-        words = ["eval", words[0], *Path(cfg.eval_only).with_suffix("").parts[-2:],
-                 cfg.precision.replace("fp32", "")] if cfg.eval_only else words
+        data, losses = Path(cfg.dataset).stem, "+".join(filter(None, (cfg.method, cfg.match)))
+        words = data, cfg.student, cfg.teacher, losses, f"s{cfg.seed}"
+        if cfg.eval_only:
+            words = "eval", data, *Path(cfg.eval_only).with_suffix("").parts[-2:], cfg.precision.replace("fp32", "")
         cfg.out = Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
     return cfg
 
@@ -1273,34 +1269,46 @@ def config_beside(checkpoint):
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
-def load_network(source, arch, cfg, build):
+def build_network(arch, data, cfg):
+    """A new network of that architecture, on the data's device, which takes these images."""
+    model = models.build(arch, data.classes, data.x_train.shape[1], cfg.preset.mean, cfg.preset.std).to(cfg.device)
+    check_network(model, arch, data)
+    return model.to(memory_format=torch.channels_last) if isinstance(model, models.Net) else model
+
+def load_network(source, arch, data, cfg):
     """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, else as config.json says."""
+    path, printed = source, None
     if source.startswith("robustbench:"):
         model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
+        check_network(model, source, data)
     else:
-        path = source
         if (cfg.dataset, source) in TEACHERS:
-            arch, drive_id, _ = TEACHERS[cfg.dataset, source]
+            arch, drive_id, printed = TEACHERS[cfg.dataset, source]
             path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
         arch = arch or config_beside(source).get("student")
         refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
-        model = build(arch)
+        model = build_network(arch, data, cfg)
         models.load_state(model, path, arch)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if printed:
+        keep = pick_test(data, 500)
+        clean = 100 * (model(to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]).double().mean().item()
+        if abs(clean - printed) > 4 * math.sqrt(printed * (100 - printed) / len(keep)):
+            print(f"warning: {source} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it the "
+                  "right checkpoint?", file=sys.stderr)
+    return model
 
 def pgd_at_teacher(cfg, images, stop):
     """The checkpoint of --teacher pgd-at: an ordinary run of this script in a folder beside the student's, made if need be."""
     arch = cfg.teacher_arch or cfg.preset.teacher_arch
     flags = {"epochs": cfg.teacher_epochs, "limit-train": cfg.limit_train, **{
         name: getattr(cfg, name) for name in ("batch", "eps", "augment") if getattr(cfg, name) != getattr(cfg.preset, name)}}
-    flags = {name: str(value) for name, value in flags.items() if value}
-    words = ["teacher", Path(cfg.dataset).stem, arch, *(name + value for name, value in flags.items())]
-    out = cfg.out.parent / "-".join(words)
+    words = [f"{name}{value}" for name, value in flags.items() if value]
+    out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *words])
     if from_rank_0(lambda: config_beside(out / "student.pt").get("images") != images or not (out / "student.pt").exists()):
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out), *cfg.typed,
-                *(word for name, value in flags.items() for word in (f"--{name}", value)),
-                *(["--limit-test", str(cfg.limit_test)] if cfg.limit_test else [])]
+                *(f"--{name}={value}" for name, value in {**flags, "limit-test": cfg.limit_test}.items() if value)]
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
@@ -1315,7 +1323,8 @@ def check_network(model, name, data):
     refuse((shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted"))
 
 def set_backends(precision, fixed_shapes):
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    """TF32 for convolutions where precision says so; never for the matrix product of a last layer."""
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = precision == "tf32", False
     torch.backends.cudnn.benchmark = fixed_shapes
 
 def run(argv, stop, wait=False):
@@ -1340,28 +1349,13 @@ def run(argv, stop, wait=False):
     images = fingerprint(dict(x=data.x_train, y=data.y_train))
     cfg.probe = min(len(data.y_train) // 50 if cfg.probe is None else cfg.probe, len(data.y_test))
 
-    def build(arch):
-        model = models.build(arch, data.classes, data.x_train.shape[1], cfg.preset.mean, cfg.preset.std).to(cfg.device)
-        return model.to(memory_format=torch.channels_last) if isinstance(model, models.Net) else model
-
     def load(name, arch):
-        return load_network(pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name, arch, cfg, build)
+        return load_network(pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name, arch, data, cfg)
 
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
-    S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build(cfg.student)
-    check_network(S, f"--student {cfg.student}", data)
+    S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build_network(cfg.student, data, cfg)
     teachers = {name: load(name, cfg.teacher_arch) for name in cfg.teachers}
     T = next(iter(teachers.values()), None)
-    for name, model in teachers.items():
-        check_network(model, f"--teacher {name}", data)
-        if printed := TEACHERS.get((cfg.dataset, name), (0, 0, None))[2]:
-            keep = pick_test(data, 500)
-            with torch.no_grad():
-                right = model(to_float(data.x_test[keep])).argmax(1) == data.y_test[keep]
-            clean = 100 * right.double().mean().item()
-            if abs(clean - printed) > 4 * math.sqrt(printed * (100 - printed) / len(keep)):
-                print(f"warning: {name} has {clean:.1f} % on {len(keep)} clean test images, table 1 has {printed} %: is it the "
-                      "right checkpoint?", file=sys.stderr)
     set_backends(cfg.precision, True)
     if cfg.graphs:                                  # captured() wants a stream that is not the default one
         torch.cuda.synchronize()
@@ -1373,14 +1367,12 @@ def run(argv, stop, wait=False):
             put_aside(cfg.out)
         print(cfg.out, flush=True)
         if not cfg.eval_only:
-            training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images,
-                            teacher=cfg.teacher and [cfg.teacher, fingerprint(T.state_dict())],
-                            threads=torch.get_num_threads() if cfg.device == "cpu" else None, world=WORLD)
-            from_rank_0(claim, cfg, json.loads(json.dumps(training)))
+            from_rank_0(claim, cfg, T, images)
             stop.deferred = True
             train(S, T, data, cfg, stop)
             stop.deferred = False
-            from_rank_0(write_atomic, cfg.out / "student.pt", lambda file: torch.save(S.state_dict(), file))
+            weights = {name: value.cpu() for name, value in S.state_dict().items()}
+            from_rank_0(write_atomic, cfg.out / "student.pt", lambda file: torch.save(weights, file))
             if WORLD > 1 and not wait:                          # the rest is rank 0's, and may take hours
                 dist.destroy_process_group()
             if RANK:

@@ -227,6 +227,28 @@ def test_settings(command, expected, said, capsys):
     told = capsys.readouterr().err
     assert said in told and bool(said) == bool(told)
 
+FAST = [    # command, precision, compiled: on a GPU
+    ("--method ard --teacher bdm", "bf16", True), ("--method pgd-at --student toy:net", "tf32", False),
+    ("--method ard --teacher robustbench:X", "tf32", False), ("--method ard --teacher own/student.pt", "tf32", False),
+    ("--method ard --teacher own/student.pt --teacher-arch rn18", "bf16", True),
+    ("--method pgd-at --teacher own/student.pt,robustbench:X", "bf16", True), ("--method ard --match direct", "bf16", False),
+    ("--method ard --no-compile --precision fp32", "fp32", False), ("--eval-only own/student.pt --student rn18", "fp32", False),
+]
+
+@pytest.mark.parametrize("command, precision, compiled", FAST)
+def test_precision_on_a_gpu(tmp_path, monkeypatch, command, precision, compiled):
+    """bf16 in the last layer of a network of others; a teacher that is only measured against that changes the training."""
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path("own/student.pt").touch()
+    Path("own/config.json").write_text(json.dumps(dict(training=dict(student="pkg.mod:net", dataset="cifar100"))))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    cfg = igdm.resolve([*command.split(), "--device", "cuda"])
+    assert (cfg.precision, cfg.compile, cfg.graphs, cfg.device) == (precision, compiled, compiled, "cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)     # before Ampere
+    assert igdm.resolve([*command.split(), "--device", "cuda"]).precision == precision.replace("bf16", "fp32")
+
 @pytest.mark.parametrize("method", ["iad", "adaiad"])
 @pytest.mark.parametrize("flags, last", [("--epochs 200", 60), ("--epochs 50", 15), ("--epochs 10", 3),
                                          ("--epochs 10 --METHOD-begin 0.5", 5)])
@@ -947,6 +969,16 @@ def test_every_method_runs(whole, method, match, monkeypatch):
     assert np.isfinite(row["loss"]) and (row["loss_match"] > 0) == bool(match)
 
 
+def test_a_method_of_ones_own(whole, monkeypatch, capsys):
+    """A row of METHODS that needs more than its two functions: flags, --igdm or an alpha that only the paper's methods have."""
+    monkeypatch.chdir(whole)
+    monkeypatch.setitem(igdm.METHODS, "mine", igdm.Method(
+        igdm.attack_ce, "uniform", lambda o, y, beta: beta * igdm.kl(o.s_adv, o.t_clean), dict(beta=2.0)))
+    argv = [*TINY, "--method", "mine", "--igdm", "--mine-beta", "3", "--attacks", "clean", "--epochs", "1", "--out", "runs/mine"]
+    assert igdm.main(argv) == 2 and "no alpha for mine: give --alpha" in capsys.readouterr().err
+    assert igdm.main([*argv, "--alpha", "1"]) == 0
+
+
 @pytest.mark.parametrize("match", ("direct", "trades-reg", "trades-like"))
 def test_every_ablation_runs(whole, match, monkeypatch):
     """An ablation that the common loop does not serve."""
@@ -1102,6 +1134,17 @@ def test_busy_folder(whole, monkeypatch, capsys):
     assert "another process works in" in capsys.readouterr().err
 
 
+def test_memory_is_trainings(whole, monkeypatch):
+    """Table 6's memory with that of the probe in it, which holds a whole teacher's activations."""
+    monkeypatch.chdir(whole)
+    probe, held = igdm.probe, [1]
+    monkeypatch.setattr(igdm, "peak_memory", lambda device, reset=False: held[-1])
+    monkeypatch.setattr(igdm, "probe", lambda *given: held.append(held[-1] + 1) or probe(*given))
+    assert igdm.main([*TINY, "--method", "ard", "--attacks", "clean", "--out", "runs/memory"]) == 0
+    rows = [json.loads(row) for row in (whole / "runs/memory/log.jsonl").read_text().splitlines()]
+    assert [row["timing"]["memory_mib"] for row in rows] == [1, 2]
+
+
 def test_diverged(whole, monkeypatch, capsys):
     """Hours spent on, or a good checkpoint overwritten by, a loss that is not finite."""
     monkeypatch.chdir(whole)
@@ -1123,6 +1166,12 @@ def test_eval_only(whole, monkeypatch, capsys):
     assert metrics[f"gd@{teachers[1]}"]["value"] == pytest.approx(0, abs=1e-4)
     assert metrics[f"point_adv@{teachers[0]}"]["value"] == before["point_adv@pgd-at"]["value"]
     assert not (whole / "runs/e/last.pt").exists()
+    config = json.loads((whole / "runs/copy/config.json").read_text())
+    config["training"].update(method="adaad", inner="student")          # a run whose own attack is not its method's
+    (whole / "runs/copy/config.json").write_text(json.dumps(config))
+    restored = igdm.resolve(["--eval-only", "runs/copy/student.pt"])
+    assert (restored.method, restored.inner) == ("adaad", "student")
+    assert igdm.resolve(["--eval-only", "runs/copy/student.pt", "--method", "ard"]).inner is None
 
 
 @pytest.mark.parametrize("classes, attacks", ((4, ["apgd-ce", "apgd-t", "fab-t", "square"]), (2, ["apgd-ce", "fab-t", "square"])))
@@ -1318,17 +1367,64 @@ def test_two_ranks_are_one(whole, monkeypatch):
 
 
 if GPU:
-    @pytest.mark.parametrize("flags", ("", "--no-compile --precision fp32", "--match direct", "--inner student"))
+    def on_gpu(folder, *command):
+        env = dict(os.environ, CUDA_VISIBLE_DEVICES=GPU, PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+        done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    @pytest.mark.parametrize("flags", ("", "--student rn18", "--no-compile --precision fp32", "--match direct", "--inner student"))
     def test_on_a_gpu(whole, flags):
         """On the machines that have one: what waits for the CPU inside a graph, or lies on the other device."""
-        env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+        out = whole / f"runs/gpu{len(flags)}"
         argv = [a for i, a in enumerate(TINY) if not {"--teacher-arch", "--teacher-epochs"} & {a, TINY[i - 1]}]
-        argv += ["--method", "rslad", "--teacher", "runs/a/student.pt", "--out", f"runs/gpu{len(flags)}", *flags.split()]
-        argv += [] if "match" in flags else ["--igdm"]
-        done = subprocess.run([sys.executable, HERE / "igdm.py", *argv], cwd=whole, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        rows = [json.loads(row) for row in (whole / f"runs/gpu{len(flags)}/log.jsonl").read_text().splitlines()]
+        argv += ["--method", "rslad", "--teacher", "runs/a/student.pt", "--out", out, *flags.split()]
+        on_gpu(whole, HERE / "igdm.py", *argv, *([] if "match" in flags else ["--igdm"]), "--device", "cuda")
+        rows = [json.loads(row) for row in (out / "log.jsonl").read_text().splitlines()]
         assert len(rows) == 2 and all(math.isfinite(row["loss"]) and row["loss_match"] > 0 for row in rows)
+        done = json.loads((out / "config.json").read_text())["environment"]
+        assert done["gpu"] and done["cuda_graphs"] == (not {"--no-compile", "--match"} & {*flags.split()})
+        assert all(value.device.type == "cpu" for value in weights(out / "student.pt").values())
+
+    def test_graph_is_the_step(tmp_path):
+        """A graph that replays old images or noise, leaves out the optimizer, or keeps batch statistics where they were."""
+        (tmp_path / "compare.py").write_text(GRAPH)
+        eager, graph, stale = json.loads(on_gpu(tmp_path, "compare.py", "cuda").splitlines()[-1])
+        assert max(eager, graph) < 0.1 < stale, (eager, graph, stale)
+
+
+GRAPH = """
+import functools, json, pathlib, sys
+import torch
+import igdm, models
+
+device = sys.argv[1]
+cfg = igdm.resolve(("--method rslad --igdm --dataset digits --student rn18 --precision fp32 --device " + device).split())
+data = igdm.load_data("digits", pathlib.Path("data"), 256, 64, device)
+torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+if device == "cuda":
+    torch.cuda.set_stream(torch.cuda.Stream())
+
+def change(mode):
+    torch.manual_seed(0)
+    S, T = (models.build(arch, data.classes, 1).to(device) for arch in ("rn18", "wrn-10-1"))
+    loss, sums = igdm.objective(cfg, 2), torch.zeros(2, dtype=torch.float64, device=device)
+    one = igdm.training_step(S.train(), T.eval().requires_grad_(False), cfg)[1]
+    take = functools.partial(one, loss, igdm.outputs_read(loss), sums)
+    for i in range(4):
+        inputs = igdm.make_batch(data, torch.arange(32, device=device) + 32 * i, cfg, igdm.generator(device, i))
+        if i == 2:                                              # not taken: only what the graph is recorded with
+            other, take = inputs, igdm.captured(take, *inputs) if mode == "graph" else take
+            continue
+        values = [value for name, value in S.state_dict().items() if not name.endswith(("var", "tracked"))]
+        before = [value.clone() for value in values]
+        take(*(other if mode == "stale" and i == 3 else inputs))
+    return torch.cat([(after - value).flatten() for value, after in zip(before, values)])
+
+cfg.compile = cfg.graphs = False
+right = change("eager")
+print(json.dumps([((change(mode) - right).norm() / right.norm()).item() for mode in ("eager", "graph", "stale")]))
+"""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
