@@ -23,6 +23,7 @@ The paper, and where it stands here (equations, tables and figures as the ICLR v
     figures 2-5    drawn from what runs left                        figures
     B.1, B.2       schedules; alpha                                 DATASETS; ALPHA
 
+The method ends with `training_step`; what follows it trains, measures, keeps, reports, and reads the command line.
 Where the paper and the code that circulates disagree, the paper is followed; the README lists each such place.
 """
 import argparse
@@ -1241,8 +1242,8 @@ def resolve(argv):
     if cfg.teacher:
         archs += [cfg.teacher, cfg.teacher_arch or config_beside(cfg.teacher).get("student", "")]
     foreign = not cfg.eval_only and any(re.match(r"[\w.]+:", arch) for arch in archs)    # bf16 would reach its last layer
-    fast = "tf32" if foreign else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     cuda = cfg.device != "cpu"
+    fast = "tf32" if foreign else "bf16" if cuda and torch.cuda.get_device_capability(cfg.device) >= (8, 0) else "fp32"
     cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
     cfg.typed = [f"--precision={cfg.precision}"] if cfg.precision and not cfg.eval_only else []        # for its teacher, too
     cfg.typed += ["--no-compile"] if cfg.compile is False else []

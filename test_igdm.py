@@ -243,10 +243,10 @@ def test_precision_on_a_gpu(tmp_path, monkeypatch, command, precision, compiled)
     Path("own/student.pt").touch()
     Path("own/config.json").write_text(json.dumps(dict(training=dict(student="pkg.mod:net", dataset="cifar100"))))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cfg = igdm.resolve([*command.split(), "--device", "cuda"])
     assert (cfg.precision, cfg.compile, cfg.graphs, cfg.device) == (precision, compiled, compiled, "cuda:0")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)     # before Ampere
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))     # before Ampere
     assert igdm.resolve([*command.split(), "--device", "cuda"]).precision == precision.replace("bf16", "fp32")
 
 @pytest.mark.parametrize("method", ["iad", "adaiad"])
