@@ -218,6 +218,7 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
                     if name in SOURCES else "pip install -r requirements.txt")
             raise UserError(f"cannot get {name} ({one_line(error)}): {help}") from error
         with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
+            folder.mkdir(parents=True, exist_ok=True)
             own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
             write_atomic(own, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
             os.replace(own, path)
@@ -395,7 +396,7 @@ METHODS = {
     "adaiad": Method(attack_adaad, "gaussian", loss_adaiad, dict(b=0.1, begin=0.3, t=1.0)),     # Huang 2023; code: t = 30
 }
 
-TEACHER_INSIDE = attack_rslad, attack_adaad     # attacks that --inner student can replace
+STUDENT_ALONE = attack_ce, attack_trades        # any other attack looks at the teacher, and --inner student replaces it
 
 def inner_maximisation(cfg):
     """The (attack, start) of cfg.method, or the student's own, without the teacher (table 6)."""
@@ -602,7 +603,8 @@ def train(S, T, data, cfg, stop):
 def benchmark(S, T, data, cfg):
     """What a step of the last epoch costs: medians over cfg.benchmark steps, after warm-up and capture, as a dict.
 
-    Shares: attack, what is saved without its steps; teacher, what is saved, besides, where T is linear; student, the rest."""
+    Shares: attack, what is saved without its steps; teacher, what is saved, besides, where T is linear; student, the rest.
+    The peak is that of a matrix product in this process; FLOPs are 2 per multiplication, of convolutions and linear layers."""
     from torch.utils.flop_counter import FlopCounterMode
     device, loss = data.y_train.device, objective(cfg, cfg.epochs)
     reads, sums, g = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device), generator(device, cfg.seed)
@@ -730,14 +732,14 @@ def evaluate(S, teachers, data, cfg):
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
-    def measure(name, function, subset=None, batch=128, **settings):
+    def measure(name, function, subset=None, **settings):
         """Means over the test set, or a subset in one piece, of what function(x, y, g) gives: a dict of (batch,) tensors."""
         settings = dict(n=n if subset is None else len(subset), **settings)
         if dict(result["metrics"].get(name, {}), value=None) == dict(settings, value=None):
             return
         started, parts = time.monotonic(), []
         peak_memory(device, reset=True)
-        pieces = torch.arange(n, device=device).split(batch) if subset is None else [subset]
+        pieces = torch.arange(n, device=device).split(128) if subset is None else [subset]
         for i, piece in enumerate(tqdm(pieces, name, leave=False, disable=None)):
             g = generator(device, cfg.seed, name.split("@")[0], i)
             parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], g))
@@ -755,8 +757,7 @@ def evaluate(S, teachers, data, cfg):
 
     def accuracy(name, attack, **settings):
         if name in cfg.attacks:
-            measure(name, lambda x, y, g: {name: attacked(attack(x, y, g)).argmax(1) == y},
-                    batch=500 if device.type == "cuda" else 128, **settings)
+            measure(name, lambda x, y, g: {name: attacked(attack(x, y, g)).argmax(1) == y}, **settings)
 
     def point_wise(x, y, g):
         attack, start = inner_maximisation(cfg)
@@ -806,7 +807,6 @@ def write_atomic(path, write):
     """Call write(binary file) such that path is either as before or complete and on the disk, whatever happens meanwhile."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
@@ -882,7 +882,7 @@ def claim(cfg, T, images):
     path, over = cfg.out / "config.json", (cfg.out / "student.pt").exists()
     if path.exists():
         before = config_beside(path)
-        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in json.loads(json.dumps(training)).items()
+        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
                    if value != before.get(key) and not (over and key in ("threads", "world", "precision", "compile"))
                    and not (key == "threads" and None in (value, before.get(key)))]               # they do not count on a GPU
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
@@ -939,7 +939,7 @@ def measured(folder):
     if not (folder / "result.json").exists():
         return {}
     ood = folder / "ood.json"                                   # run_all.sh's, from OODRobustBench
-    values = json.loads(ood.read_text()) if ood.exists() else {}
+    values = {name: value for name, value in json.loads(ood.read_text()).items() if "_ood_" in name} if ood.exists() else {}
     for name, entry in json.loads((folder / "result.json").read_text())["metrics"].items():
         values[name] = entry["value"]
         values.setdefault(name.split("@")[0] + "@", entry["value"])
@@ -1107,10 +1107,11 @@ def at_least(low, kind=int, high=math.inf):
 def make_parser():
     p = Parser(prog="igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False,
                epilog="What is not given follows the paper, by data set, student, teacher and method.")
-    def epochs(text):
-        return [natural(epoch) for epoch in text.split(",") if epoch]
     add, count, natural = p.add_argument, at_least(1), at_least(0)
     real, positive, share = at_least(0, float), at_least(1e-9, float), at_least(0, float, 1)
+
+    def epochs(text):
+        return [natural(epoch) for epoch in text.split(",")] if text else []
     add("--method", choices=METHODS, help="base method (default rslad)")
     add("--igdm", action="store_true", help="add the IGDM term, eq. 8: --match igdm")
     add("--match", choices=MATCH, help="the term to add; those but igdm are the ablations of tables 15 and 16")
@@ -1148,8 +1149,10 @@ def make_parser():
     add("--report", type=Path, metavar="DIR", help="write DIR/report.md and figures, out of what run_all.sh left there")
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
     add("--fresh", action="store_true", help="start anew; what --out holds is put aside")
-    add("--precision", choices=("fp32", "tf32", "bf16"), help="of training (default bf16 on CUDA), or of --eval-only (fp32)")
-    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile and CUDA graphs (default on CUDA)")
+    add("--precision", choices=("fp32", "tf32", "bf16"), help="of training (default on CUDA bf16, or tf32 with "
+        "networks of others, else fp32), or of --eval-only (default fp32); tf32 is for convolutions")
+    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile, on CUDA with CUDA graphs (default there, "
+        "but with networks of others and --match direct)")
     add("--benchmark", type=count, metavar="N", help="time N training steps, print JSON, train nothing")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
     add("--threads", type=at_least(1, high=1024), help="CPU threads (default torch's)")
@@ -1178,14 +1181,15 @@ def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
     saved = config_beside(cfg.eval_only) if Path(cfg.eval_only or "").is_file() else {}
-    if not cfg.method:
+    if cfg.method in (None, saved.get("method")):
         cfg.inner = cfg.inner or saved.get("inner")
     for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
-    refuse((cfg.igdm and cfg.match not in (None, "igdm"), f"--igdm and --match {cfg.match}: one term at a time"))
+    refuse((cfg.method not in METHODS, f"{cfg.eval_only} is of a method {cfg.method}, which is not known: give --method"),
+           (cfg.igdm and cfg.match not in (None, "igdm"), f"--igdm and --match {cfg.match}: one term at a time"))
     cfg.match = "igdm" if cfg.igdm else cfg.match
     cfg.preset, method = DATASETS.get(cfg.dataset, Dataset()), METHODS[cfg.method]      # Dataset(): of a user's .npz
-    teacher_inside = method.inner in TEACHER_INSIDE
+    teacher_inside = method.inner not in STUDENT_ALONE
     given = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
     cfg.constants = {name: given.pop(f"{cfg.method}.{name}", value) for name, value in method.constants.items()}
     cfg.attacks, gpus = cfg.attacks.split(","), [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -1233,21 +1237,22 @@ def resolve(argv):
          "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
         (unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
          f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
-        (len(cfg.teachers) > 1 and needed, f"--teacher {teachers}: {cfg.method} learns from one, others can be measured"),
+        (len(cfg.teachers) > 1 and needed,
+         f"--teacher {teachers}: {cfg.method} learns from one, others can be measured against"),
         (cfg.teacher_arch and "pgd-at" not in sources and not any(Path(name).is_file() for name in cfg.teachers),
          "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
         (cfg.teacher_epochs and "pgd-at" not in sources, "--teacher-epochs belongs to --teacher pgd-at"))
     cfg.teacher = cfg.teachers[0] if needed else None
-    archs = [cfg.student]
-    if cfg.teacher:
-        archs += [cfg.teacher, cfg.teacher_arch or config_beside(cfg.teacher).get("student", "")]
-    foreign = not cfg.eval_only and any(re.match(r"[\w.]+:", arch) for arch in archs)    # bf16 would reach its last layer
+    beside = config_beside(cfg.teacher).get("student") if Path(cfg.teacher or "").is_file() else None
+    archs = [cfg.student, *([cfg.teacher, cfg.teacher_arch or beside] if cfg.teacher else [])]
+    foreign = any(re.match(r"[\w.]+:", arch) for arch in archs if arch)      # a network in which bf16 reaches the last layer
     cuda = cfg.device != "cpu"
-    fast = "tf32" if foreign else "bf16" if cuda and torch.cuda.get_device_capability(cfg.device) >= (8, 0) else "fp32"
     cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
     cfg.typed = [f"--precision={cfg.precision}"] if cfg.precision and not cfg.eval_only else []        # for its teacher, too
     cfg.typed += ["--no-compile"] if cfg.compile is False else []
-    cfg.precision = cfg.precision or (fast if cuda and not cfg.eval_only else "fp32")
+    cfg.precision = cfg.precision or (
+        "fp32" if not cuda or cfg.eval_only or cfg.report else "tf32" if foreign else
+        "bf16" if torch.cuda.get_device_capability(cfg.device) >= (8, 0) else "fp32")
     cfg.compile = cuda and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
     cfg.graphs = cuda and cfg.compile and WORLD == 1
     cfg.alpha = 0.0 if not cfg.match or cfg.eval_only else default_alpha(cfg) if alpha is None else alpha
@@ -1270,10 +1275,10 @@ def config_beside(checkpoint):
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
-def build_network(arch, data, cfg):
-    """A new network of that architecture, on the data's device, which takes these images."""
+def build_network(name, arch, data, cfg):
+    """A new network of that architecture, on the data's device, which takes these images; name is for the message."""
     model = models.build(arch, data.classes, data.x_train.shape[1], cfg.preset.mean, cfg.preset.std).to(cfg.device)
-    check_network(model, arch, data)
+    check_network(model, name, data)
     return model.to(memory_format=torch.channels_last) if isinstance(model, models.Net) else model
 
 def load_network(source, arch, data, cfg):
@@ -1288,7 +1293,7 @@ def load_network(source, arch, data, cfg):
             path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
         arch = arch or config_beside(source).get("student")
         refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
-        model = build_network(arch, data, cfg)
+        model = build_network(f"{source} as {arch}", arch, data, cfg)
         models.load_state(model, path, arch)
     model.eval().requires_grad_(False)
     if printed:
@@ -1354,7 +1359,7 @@ def run(argv, stop, wait=False):
         return load_network(pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name, arch, data, cfg)
 
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
-    S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build_network(cfg.student, data, cfg)
+    S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build_network(f"--student {cfg.student}", cfg.student, data, cfg)
     teachers = {name: load(name, cfg.teacher_arch) for name in cfg.teachers}
     T = next(iter(teachers.values()), None)
     set_backends(cfg.precision, True)

@@ -586,7 +586,7 @@ BAD = [     # the command, and what the message must hold
     ("--dataset cifar1000", "cifar100, svhn"), ("--attacks clean,fsgm", "fgsm"), ("--surrogate l1", "--igdm"),
     ("--match direct --surrogate l1", "--igdm"), ("--alpha 1", "--igdm"), ("--ramp-epochs 5", "--igdm"),
     ("--method ard --inner student", "ard"), ("--ard-t 3", "--ard-t does not belong to --method rslad"),
-    ("--adaad-lambda 1 --method adaiad", "--adaad-lambda"), ("--drops 100;150", "100;150"), ("--drops 1.5", "1.5"),
+    ("--adaad-lambda 1 --method adaiad", "--adaad-lambda"), ("--drops 100;150", "100;150"), ("--drops 1.5", "1.5"), ("--drops 5,,7", "--drops"),
     ("--device tpu", "--device tpu"), ("--device cuda:x", "--device cuda:x"), ("--dataset tiny-imagenet --igdm --method pgd-at", "--teacher"),
     ("--dataset svhn --teacher bdm", "pgd-at"), ("--teacher ltd2", "bdm, ikl, ltd, pgd-at"), ("--teacher bdm,ltd", "learns from one"),
     ("--teacher nowhere.pt", "nowhere.pt"), ("--teacher bdm --teacher-arch rn18", "--teacher-arch"),
@@ -594,7 +594,7 @@ BAD = [     # the command, and what the message must hold
     ("--dataset floats.npz", "x_train is float64"), ("--dataset torn.npz", "torn.npz"), ("--dataset d.npz", "24 training images"),
     ("--dataset digits --batch 2000", "1437 training images"), (f"{D} --student resnet", "rn18, mnv2"), (f"{D} --student wrn-11-1", "wrn-11-1"),
     (f"{D} --student no.where:f", "no.where:f"), (f"{D} --student toy_networks:gone", "gone"), (f"{D} --student toy_networks:number", "int"),
-    (f"{D} --student toy_networks:fails", "ideas"), (f"{D} --student toy_networks:wide", "(2, 5), where (2, 3)"),
+    (f"{D} --student toy_networks:fails", "ideas"), (f"{D} --student toy_networks:wide", "--student toy_networks:wide: 2 images give (2, 5), where (2, 3)"),
     (f"{D} {T} hostile.pt", "execute code"), (f"{D} {T} raw.pt", "execute code"), (f"{D} {T} html.pt", "web page"),
     (f"{D} {T} empty.pt", "is empty"), (f"{D} {T} d.npz", "d.npz"), (f"{D} {T} seven.pt", "7 classes, the data 3"),
     (f"{D} --method ard --teacher seven.pt", "--teacher-arch"), (f"{D} {T} seven.pt --teacher-arch vgg", "vgg"),
@@ -604,7 +604,7 @@ BAD = [     # the command, and what the message must hold
     ("--method iad --iad-begin 60", "60 is not a number from 0 to 1"), ("--method ard --ard-t 0", "--ard-t: 0"),
     ("--method akd --akd-lambda 5", "--akd-lambda: 5"), ("--seed 99999999999999999999", "--seed"), ("--threads 1000000", "1000000"),
     ("--match direct --igdm", "one term at a time"), ("--dataset one.npz", "only one class"),
-    (f"{D} --student toy_networks:pair", "toy_networks:pair"), (f"{D} {T} wide.pt --teacher-arch toy_networks:wide", "(2, 5), where (2, 3)"),
+    (f"{D} --student toy_networks:pair", "toy_networks:pair"), (f"{D} {T} wide.pt --teacher-arch toy_networks:wide", "wide.pt as toy_networks:wide: 2 images give (2, 5)"),
     ("--dataset d.npz --eval-only foreign/a.pt", "--student"),
 ]
 
@@ -977,6 +977,12 @@ def test_a_method_of_ones_own(whole, monkeypatch, capsys):
     argv = [*TINY, "--method", "mine", "--igdm", "--mine-beta", "3", "--attacks", "clean", "--epochs", "1", "--out", "runs/mine"]
     assert igdm.main(argv) == 2 and "no alpha for mine: give --alpha" in capsys.readouterr().err
     assert igdm.main([*argv, "--alpha", "1"]) == 0
+    assert json.loads(Path("runs/mine/config.json").read_text())["training"]["constants"] == dict(beta=3.0)
+    monkeypatch.setitem(igdm.METHODS, "yours", igdm.Method(igdm.attack_adaad, "gaussian", lambda o, y: F.cross_entropy(o.s_adv, y), {}))
+    monkeypatch.setitem(igdm.METHODS, "theirs", igdm.Method(
+        lambda S, T, x, y, o: lambda x_adv: igdm.kl(S(x_adv), T(x_adv)), "gaussian", lambda o, y: F.cross_entropy(o.s_adv, y), {}))
+    for name in ("yours", "theirs"):        # a teacher that only the attack sees still is part of the run
+        assert igdm.resolve(["--method", name]).teacher == "bdm" and igdm.resolve(["--method", name, "--inner", "student"])
 
 
 @pytest.mark.parametrize("match", ("direct", "trades-reg", "trades-like"))
@@ -1171,6 +1177,7 @@ def test_eval_only(whole, monkeypatch, capsys):
     (whole / "runs/copy/config.json").write_text(json.dumps(config))
     restored = igdm.resolve(["--eval-only", "runs/copy/student.pt"])
     assert (restored.method, restored.inner) == ("adaad", "student")
+    assert igdm.resolve(["--eval-only", "runs/copy/student.pt", "--method", "adaad"]).inner == "student"
     assert igdm.resolve(["--eval-only", "runs/copy/student.pt", "--method", "ard"]).inner is None
 
 
@@ -1366,7 +1373,7 @@ def test_two_ranks_are_one(whole, monkeypatch):
         close(one[name], two[name], 1e-3, 1e-5)
 
 
-if GPU:
+if GPU and torch.version.cuda:
     def on_gpu(folder, *command):
         env = dict(os.environ, CUDA_VISIBLE_DEVICES=GPU, PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True)
@@ -1376,7 +1383,7 @@ if GPU:
     @pytest.mark.parametrize("flags", ("", "--student rn18", "--no-compile --precision fp32", "--match direct", "--inner student"))
     def test_on_a_gpu(whole, flags):
         """On the machines that have one: what waits for the CPU inside a graph, or lies on the other device."""
-        out = whole / f"runs/gpu{len(flags)}"
+        out = whole / f"runs/gpu{flags.replace(' ', '')}"
         argv = [a for i, a in enumerate(TINY) if not {"--teacher-arch", "--teacher-epochs"} & {a, TINY[i - 1]}]
         argv += ["--method", "rslad", "--teacher", "runs/a/student.pt", "--out", out, *flags.split()]
         on_gpu(whole, HERE / "igdm.py", *argv, *([] if "match" in flags else ["--igdm"]), "--device", "cuda")
@@ -1387,7 +1394,7 @@ if GPU:
         assert all(value.device.type == "cpu" for value in weights(out / "student.pt").values())
 
     def test_graph_is_the_step(tmp_path):
-        """A graph that replays old images or noise, leaves out the optimizer, or keeps batch statistics where they were."""
+        """A graph that replays old images, noise or labels, leaves out the optimizer, or keeps the attacked copy."""
         (tmp_path / "compare.py").write_text(GRAPH)
         eager, graph, stale = json.loads(on_gpu(tmp_path, "compare.py", "cuda").splitlines()[-1])
         assert max(eager, graph) < 0.1 < stale, (eager, graph, stale)
@@ -1399,7 +1406,7 @@ import torch
 import igdm, models
 
 device = sys.argv[1]
-cfg = igdm.resolve(("--method rslad --igdm --dataset digits --student rn18 --precision fp32 --device " + device).split())
+cfg = igdm.resolve(("--method ard --igdm --dataset digits --student rn18 --precision fp32 --device " + device).split())
 data = igdm.load_data("digits", pathlib.Path("data"), 256, 64, device)
 torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
 if device == "cuda":
@@ -1416,10 +1423,9 @@ def change(mode):
         if i == 2:                                              # not taken: only what the graph is recorded with
             other, take = inputs, igdm.captured(take, *inputs) if mode == "graph" else take
             continue
-        values = [value for name, value in S.state_dict().items() if not name.endswith(("var", "tracked"))]
-        before = [value.clone() for value in values]
+        values = [value.clone() for value in S.parameters()]
         take(*(other if mode == "stale" and i == 3 else inputs))
-    return torch.cat([(after - value).flatten() for value, after in zip(before, values)])
+    return torch.cat([(after - value).detach().flatten() for value, after in zip(values, S.parameters())])
 
 cfg.compile = cfg.graphs = False
 right = change("eager")
