@@ -1393,7 +1393,7 @@ if GPU and torch.version.cuda:
         assert done["gpu"] and done["cuda_graphs"] == (not {"--no-compile", "--match"} & {*flags.split()})
         assert all(value.device.type == "cpu" for value in weights(out / "student.pt").values())
 
-    def test_graph_is_the_step(tmp_path):
+    def test_graph_on_a_gpu_is_the_step(tmp_path):
         """A graph that replays old images, noise or labels, leaves out the optimizer, or keeps the attacked copy."""
         (tmp_path / "compare.py").write_text(GRAPH)
         eager, graph, stale = json.loads(on_gpu(tmp_path, "compare.py", "cuda").splitlines()[-1])
