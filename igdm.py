@@ -943,7 +943,7 @@ def measured(folder):
     for name, entry in json.loads((folder / "result.json").read_text())["metrics"].items():
         values[name] = entry["value"]
         values.setdefault(name.split("@")[0] + "@", entry["value"])
-    if timing := [row["timing"] for row in read_log(folder) if "timing" in row]:
+    if timing := [row["timing"] for row in read_log(folder)]:
         values["min_per_epoch"] = np.median([row["seconds"] for row in timing]) / 60
         values["memory_mib"] = timing[-1]["memory_mib"]
     return values
@@ -1377,8 +1377,8 @@ def run(argv, stop, wait=False):
             stop.deferred = True
             train(S, T, data, cfg, stop)
             stop.deferred = False
-            weights = {name: value.cpu() for name, value in S.state_dict().items()}
-            from_rank_0(write_atomic, cfg.out / "student.pt", lambda file: torch.save(weights, file))
+            from_rank_0(write_atomic, cfg.out / "student.pt", lambda file: torch.save(
+                {name: value.cpu() for name, value in S.state_dict().items()}, file))
             if WORLD > 1 and not wait:                          # the rest is rank 0's, and may take hours
                 dist.destroy_process_group()
             if RANK:
