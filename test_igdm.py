@@ -879,6 +879,20 @@ def test_fold_equals_eval_mode(arch, left):
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(*values))
 
 
+@pytest.mark.parametrize("make", [nn.Module.train, nn.Module.eval, models.fold], ids=["train", "eval", "fold"])
+@pytest.mark.parametrize("arch", SMALL)
+def test_blocks_leave_their_input_alone(arch, make):
+    """Would catch an activation or a sum in place where the residual, or what another branch reads, still needs the old values."""
+    model, before, changed = make(shaken(arch)), {}, []
+    for name, m in model.named_modules():
+        if isinstance(m, (models.Block, models.PreActBlock, models.InvertedResidual)):
+            m.register_forward_pre_hook(lambda m, x, name=name: before.update({name: x[0].clone()}))
+            m.register_forward_hook(lambda m, x, out, name=name: changed.append(not torch.equal(x[0], before[name])))
+    x = torch.rand(2, 3, 16, 16)
+    model(x.clone().requires_grad_())
+    assert len(changed) > 2 and not any(changed)
+
+
 def own_net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5))
 
