@@ -151,9 +151,10 @@ def read_tiny_imagenet(folder):
     from torchvision.datasets.utils import download_url
     download_url(SOURCES["tiny-imagenet"], folder, md5="90528d7ca1a48142e341f4ef8d21d0de")
     with zipfile.ZipFile(folder / "tiny-imagenet-200.zip") as archive:
+        root = "tiny-imagenet-200/"
+
         def pixels(names):   # some are grey
             return np.stack([np.asarray(Image.open(archive.open(root + name)).convert("RGB")) for name in names])
-        root = "tiny-imagenet-200/"
         label = {wnid: i for i, wnid in enumerate(sorted(archive.read(root + "wnids.txt").decode().split()))}
         train = sorted(n[len(root):] for n in archive.namelist() if n.startswith(root + "train/") and n.endswith(".JPEG"))
         val = [row.split("\t")[:2] for row in archive.read(root + "val/val_annotations.txt").decode().splitlines()]
@@ -214,9 +215,9 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
         try:
             arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), (np.uint8, np.int64) * 2)]
         except Exception as error:   # a downloader may raise anything; what helps is the same
-            help = (f"put {SOURCES[name]} into {folder} by hand, or use --dataset digits, which needs no download"
-                    if name in SOURCES else "pip install -r requirements.txt")
-            raise UserError(f"cannot get {name} ({one_line(error)}): {help}") from error
+            advice = (f"put {SOURCES[name]} into {folder} by hand, or use --dataset digits, which needs no download"
+                      if name in SOURCES else "pip install -r requirements.txt")
+            raise UserError(f"cannot get {name} ({one_line(error)}): {advice}") from error
         with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
             folder.mkdir(parents=True, exist_ok=True)
             own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
@@ -323,7 +324,7 @@ def cw(model, x, y, eps, step, steps=50, restarts=10, g=None):
 def kl(s, t, reduction="batchmean"):
     """KL(softmax(t) || softmax(s)), which the paper writes KL(s || t): t is the target; both logits (N, K).
 
-    Never detaches, as some methods need the target's gradient; in log space, where that is finite for every target."""
+    Never detaches: some methods need the target's gradient. Both in log space, where a target's 0 log 0 is no NaN."""
     return F.kl_div(F.log_softmax(s, 1), F.log_softmax(t, 1), reduction=reduction, log_target=True)
 
 # Inner maximisation, eq. 14-17: (S, T, x, y, o) -> objective(x_adv). o.t_clean is there if the outer loss reads it.
@@ -489,7 +490,7 @@ def training_step(S, T, cfg):
     attacked, target = models.fold(S, precision=cfg.precision), T and models.fold(T, precision=cfg.precision)
     networks = [net and models.mixed(net, cfg.precision) for net in (S, attacked, target)]
     if cfg.compile:
-        torch._dynamo.config.cache_size_limit = 64              # every network, mode and shape is one; 8 is the default
+        torch._dynamo.config.cache_size_limit = 64              # a graph for each network, mode and shape; the default is 8
         networks = [net and torch.compile(net, dynamic=False) for net in networks]
 
     def step(loss, reads, sums, x, y, start):
@@ -552,7 +553,7 @@ def train(S, T, data, cfg, stop):
             os.replace(out / "last.pt", out / "previous.pt")
         state = dict(epoch=epoch, step=step, sums=sums, log=log, student=S.state_dict(), optimizer=optimizer.state_dict())
         write_atomic(out / "log.jsonl", lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in log))
-        write_atomic(out / "last.pt", lambda file: torch.save(state, file))     # last: what is ahead of it is done again
+        write_atomic(out / "last.pt", lambda file: torch.save(state, file))     # last: killed before, it is done again
 
     S.train()
     for epoch in range(start, cfg.epochs + 1):
@@ -613,7 +614,7 @@ def benchmark(S, T, data, cfg):
         return make_batch(data, torch.arange(n, device=device), cfg, g)
 
     def step(T, **changes):
-        return partial(training_step(S, T, SimpleNamespace(**{**vars(cfg), **changes}))[1], loss, reads, sums)
+        return partial(training_step(S, T, SimpleNamespace(**vars(cfg) | changes))[1], loss, reads, sums)
 
     def median(function, n=cfg.benchmark):
         def to_the_end():
@@ -637,15 +638,15 @@ def benchmark(S, T, data, cfg):
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(data.x_train[0].numel(), data.classes)).to(device)
     student = timed(step(T and linear.requires_grad_(False), steps=0))[0]
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: count}) as counter:
-        counter.mod_tracker.__exit__()                          # it cannot follow autograd.grad
+        counter.mod_tracker.__exit__()                          # fails on autograd.grad, and only the total is read
         step(T, precision="fp32", compile=False)(*inputs(2))
     flops = counter.get_total_flops() / 2 * cfg.batch
     n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if cfg.precision == "bf16" else torch.float32)
     torch.backends.cuda.matmul.allow_tf32 = cfg.precision == "tf32"
     peak = 2 * n**3 / min(median(lambda: a[0] @ a[1], 10) for _ in range(3))
-    share = dict(attack=seconds - without_attack, teacher=without_attack - student, student=student)
-    return dict(step_ms=1e3 * seconds, images_per_second=cfg.batch / seconds, share={k: v / seconds for k, v in share.items()},
+    share = dict(attack=1 - without_attack / seconds, teacher=(without_attack - student) / seconds, student=student / seconds)
+    return dict(step_ms=1e3 * seconds, images_per_second=cfg.batch / seconds, share=share,
                 epoch_seconds=len(data.y_train) // cfg.batch * seconds, tflop_per_step=flops / 1e12, peak_tflops=peak / 1e12,
                 fraction_of_peak=flops / seconds / peak, memory_mib=memory, warm_up_seconds=warm_up, steps=cfg.benchmark,
                 **{key: getattr(cfg, key) for key in ("method", "match", "inner", "student", "teacher", "batch")},
@@ -686,7 +687,8 @@ def autoattack(model, x, y, classes, eps, seed):
     if classes < 4:
         print("AutoAttack without APGD-T, whose loss (targeted DLR) needs 4 classes", file=sys.stderr)
         adversary.attacks_to_run.remove("apgd-t")
-    return adversary.run_standard_evaluation(x, y, batch_size=500 if x.is_cuda else 250)[1] == y
+    batch = (500 if x.is_cuda else 250) // max(1, x[0, 0].numel() // 1024)              # as many at 32x32
+    return adversary.run_standard_evaluation(x, y, batch_size=batch)[1] == y
 
 def pick_test(data, n):
     """Indices of n test images, class-balanced, on the data's device."""
@@ -699,14 +701,14 @@ def probe(S, T, data, cfg):
     S, rows = models.fold(S), []
     for i, piece in enumerate(pick_test(data, cfg.probe).split(128)):
         x, y, g = to_float(data.x_test[piece]), data.y_test[piece], generator(data.y_test.device, cfg.seed, "probe", i)
-        with torch.no_grad():                                   # the same images and noise after each epoch
+        with torch.no_grad():                                   # (the same images and noise after each epoch)
             x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
             rows.append(dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
                              remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {})))
     return {name: torch.cat([row[name] for row in rows]).mean().item() for name in rows[0]}
 
 def peak_memory(device, reset=False):
-    """MiB: of the GPU's memory what this process has held at most, since the last reset, or of the machine's, ever."""
+    """Peak memory of this process in MiB: of the GPU's since the last reset, or on a CPU the resident set's since its start."""
     if device.type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
@@ -721,28 +723,28 @@ def evaluate(S, teachers, data, cfg):
     images, seed, eps and step. outcomes.npz beside it keeps the outcome of every attack per image."""
     out, n, device, eps, step = cfg.out, len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
     precision = cfg.precision if cfg.eval_only else "fp32"
+    set_backends(precision, False)
     of = dict(student=cfg.student, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
               seed=cfg.seed, eps=eps, step=step, precision=precision)
     result, outcomes = dict(of, metrics={}, timing={}), {}
     if (out / "result.json").exists():
         before = json.loads((out / "result.json").read_text())
-        if {**before, **of} == before:
+        if of.items() <= before.items():
             result = before
             outcomes = dict(np.load(out / "outcomes.npz")) if (out / "outcomes.npz").exists() else {}
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
-    def measure(name, function, subset=None, **settings):
-        """Means over the test set, or a subset in one piece, of what function(x, y, g) gives: a dict of (batch,) tensors."""
-        settings = dict(n=n if subset is None else len(subset), **settings)
-        if dict(result["metrics"].get(name, {}), value=None) == dict(settings, value=None):
+    def measure(name, function, batches=torch.arange(n, device=device).split(128), **settings):
+        """Means over test images, batches of indices, of what function(x, y, g) gives: a dict of (batch,) tensors."""
+        settings = dict(n=sum(map(len, batches)), **settings)
+        if settings.items() <= result["metrics"].get(name, {}).items():         # was measured by an earlier command
             return
         started, parts = time.monotonic(), []
         peak_memory(device, reset=True)
-        pieces = torch.arange(n, device=device).split(128) if subset is None else [subset]
-        for i, piece in enumerate(tqdm(pieces, name, leave=False, disable=None)):
+        for i, index in enumerate(tqdm(batches, name, leave=False, disable=None)):
             g = generator(device, cfg.seed, name.split("@")[0], i)
-            parts.append(function(to_float(data.x_test[piece]), data.y_test[piece], g))
+            parts.append(function(to_float(data.x_test[index]), data.y_test[index], g))
         for key in parts[0]:
             values = torch.cat([part[key] for part in parts])
             if not values.isfinite().all():
@@ -779,13 +781,13 @@ def evaluate(S, teachers, data, cfg):
         measure(f"point_adv@{teacher}", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
     if "aa" in cfg.attacks:
         measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
-                pick_test(data, min(cfg.aa_n or n, n)), version="standard" + " without apgd-t" * (data.classes < 4))
+                [pick_test(data, min(cfg.aa_n or n, n))], version="standard" + " without apgd-t" * (data.classes < 4))
     if teachers:                                                # for a picture in the report
         few = pick_test(data, 8)
         x, y = to_float(data.x_test[few]), data.y_test[few]
-        arrays = {f"teacher@{name}": input_gradient(T, x, y) for name, T in teachers.items()}
-        arrays |= dict(images=x, student=input_gradient(S, x, y))
-        arrays = {name: value.permute(0, 2, 3, 1).cpu().numpy() for name, value in arrays.items()}
+        images = dict(images=x, student=input_gradient(S, x, y),
+                      **{f"teacher@{name}": input_gradient(T, x, y) for name, T in teachers.items()})
+        arrays = {name: value.permute(0, 2, 3, 1).cpu().numpy() for name, value in images.items()}
         write_atomic(out / "gradients.npz", lambda file: np.savez(file, labels=y.cpu().numpy(), **arrays))
     return result
 
@@ -829,7 +831,7 @@ def read_checkpoint(out):
             return models.read_file(path)
         except UserError as error:
             print(f"{error}; looking for the one before", file=sys.stderr)
-            os.replace(path, out / "damaged.pt")                # or it would take the place of the good one
+            os.replace(path, out / "damaged.pt")                # or the next one would rename it over the good previous.pt
     refuse((paths, f"no checkpoint in {out} is whole; --fresh starts anew"))
 
 @contextlib.contextmanager
@@ -882,9 +884,10 @@ def claim(cfg, T, images):
     path, over = cfg.out / "config.json", (cfg.out / "student.pt").exists()
     if path.exists():
         before = config_beside(path)
+        free = ("threads", "world", "precision", "compile") if over else ()
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
-                   if value != before.get(key) and not (over and key in ("threads", "world", "precision", "compile"))
-                   and not (key == "threads" and None in (value, before.get(key)))]               # they do not count on a GPU
+                   if value != before.get(key) and key not in free
+                   and not (key == "threads" and None in (value, before.get(key)))]     # on a GPU they do not count
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
                 "put it aside"))
     write_json(path, dict(training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
@@ -896,18 +899,28 @@ def claim(cfg, T, images):
 def average(*tensors):
     """Replace tensors by their means over the ranks, in place, by one all-reduce."""
     if WORLD > 1:
-        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         for tensor, mean in zip(tensors, flat.div_(WORLD).split([tensor.numel() for tensor in tensors])):
-            tensor.detach().copy_(mean.view_as(tensor))
+            tensor.copy_(mean.view_as(tensor))
 
 def agreed(number, step):
     """number (None: nothing yet); of several ranks the highest, asked for every tenth step, so that all do the same."""
-    if WORLD == 1 or step % 10:
-        return number if WORLD == 1 else None
+    if WORLD == 1:
+        return number
     numbers = [None] * WORLD
-    dist.all_gather_object(numbers, number)
+    if step % 10 == 0:
+        dist.all_gather_object(numbers, number)
     return max(filter(None, numbers), default=None)
+
+@contextlib.contextmanager
+def rank_0_first():
+    """Other ranks enter when rank 0 has left, and find downloaded what it has downloaded."""
+    if RANK:
+        dist.barrier()
+    yield
+    if WORLD > 1 and not RANK:
+        dist.barrier()
 
 def from_rank_0(function, *arguments):
     """What function returns on rank 0, on every rank."""
@@ -958,26 +971,26 @@ def report(root):
     rows = read_rows()
     runs = {name: {path: measured(path) for path in sorted(root.glob(f"{name}-s*")) if path.name[len(name) + 2:].isdigit()}
             for name in rows}
-    smoke = any(config_beside(path / "student.pt").get("dataset") == "digits" for paths in runs.values() for path in paths)
+    smoke = any(config_beside(path / "config.json").get("dataset") == "digits" for paths in runs.values() for path in paths)
     title = "SMOKE, a miniature on digits, no number means anything: " * smoke      # and its teachers have other names
     lines = [f"# {title}Ours / the paper's (difference), ± the standard deviation over seeds"]
-    for table in sorted({key[0] for printed in rows.values() for key in printed}, key=lambda table: int(table.rstrip("h"))):
+    tables = {key[0] for printed in rows.values() for key in printed}
+    for table in sorted(tables, key=lambda table: (int(table.rstrip("h")), table)):
         metrics = list(dict.fromkeys(key[2] for printed in rows.values() for key in printed if key[0] == table))
         lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
         aa = {}
         for name, printed in rows.items():
             for column in dict.fromkeys(key[1] for key in printed if key[0] == table):
-                label, cells = name + f" @{column}" * bool(column), []
+                label, cells = f"{name} @{column}" if column else name, []
                 for metric in metrics:
-                    paper = printed.get((table, column, metric))
-                    key = f"{metric}@{'' if smoke else column}"
-                    ours = [run.get(key, run.get(metric)) for run in runs[name].values()]
-                    ours = [value for value in ours if value is not None]
+                    paper, key = printed.get((table, column, metric)), f"{metric}@{'' if smoke else column}"
+                    ours = [run.get(key, run.get(metric)) for run in runs[name].values() if {key, metric} & run.keys()]
                     mean = np.mean(ours) if ours else None
                     spread = f" ± {np.std(ours, ddof=1):.2f}" if len(ours) > 1 else ""
                     cells.append("" if paper is None else f"{mean:.4g}{spread} / {paper:g} ({mean - paper:+.3g})" if ours
                                  else f"/ {paper:g}")
-                    aa.update({label: (mean, paper)} if metric == "aa" else {})
+                    if metric == "aa":
+                        aa[label] = mean, paper
                 lines.append(f"| {label} | {' | '.join(cells)} |")
         for i, who in enumerate(("Here", "In the paper")):
             known = {label: pair[i] for label, pair in aa.items() if pair[i] is not None}
@@ -1006,7 +1019,7 @@ def picture(path, title, *panels):
         fig.legend(labels.values(), labels.keys(), loc="outside right center")
         write_atomic(path, partial(fig.savefig, format="png"))
 
-def figures(root, rows, runs, smoke=""):
+def figures(root, rows, runs, prefix=""):
     """Write root/figure2.png to figure5.png, and curves.png beside each log.jsonl, where there are the data for it."""
     def points(names, x, y, by):        # of the runs that have both; x, y: metric or "teacher"; by: 1 teacher, 2 method
         found, colors = [], {}
@@ -1032,29 +1045,29 @@ def figures(root, rows, runs, smoke=""):
         return [curve(log, metric, label=name, **styles[name]) for name, log in logs if log and metric in log[0]]
 
     share, aa = "remainder proportion, ||f(x+e) - f(x) - Je|| / ||f(x+e)||", "AutoAttack accuracy (%)"
-    picture(root / "figure2.png", smoke + "Figure 2: how far from linear the outputs are around an image, CIFAR-100",
+    picture(root / "figure2.png", prefix + "Figure 2: how far from linear the outputs are around an image, CIFAR-100",
             (points(marked("eval", "f2"), "teacher", "remainder", 1),
              dict(xlabel="(a) teacher", ylabel=share, ymargin=1, ylim=(0, None))),
             (curves({name: dict(color=f"C{3 + i}") for i, name in enumerate(marked("run", "f2"))}, "remainder"),
              dict(xlabel="(b) epoch of training", ylabel=share, yscale="log")))
     names = [name for name in rows if any(key[0] == "4" for key in rows[name])]
-    picture(root / "figure3.png", smoke + "Figure 3: AutoAttack accuracy and input gradients like the teacher's (table 4)", *(
+    picture(root / "figure3.png", prefix + "Figure 3: AutoAttack accuracy and input gradients like the teacher's (table 4)", *(
         (found := points(names, metric, "aa", 1), dict(xlabel=xlabel, ylabel=aa, title=pearson(found))) for metric, xlabel in (
             ("gc", "GC, cosine similarity of the input gradients"), ("gd", "GD, L2 distance of the input gradients"))))
-    picture(root / "figure4.png", smoke + "Figure 4: students by teacher, ResNet-18 on CIFAR-100",
+    picture(root / "figure4.png", prefix + "Figure 4: students by teacher, ResNet-18 on CIFAR-100",
             (points(marked("run", "f4"), "teacher", "aa", 2), dict(xlabel="teacher", ylabel=aa)))
     ard = "cifar100-rn18-bdm-ard"
     direct = [name for name in rows if name.startswith(ard + "-direct") and runs[name]]
     styles = {name: dict(color=f"{0.8 - 0.6 * i / len(direct):.2f}", lw=1) for i, name in enumerate(direct)}
     styles |= {ard: dict(color="C0"), ard + "+igdm": dict(color="C3", lw=2)}
-    picture(root / "figure5.png", smoke + "Figure 5: IGDM, and direct matching of input gradients (eq. 11), added to ARD", *(
+    picture(root / "figure5.png", prefix + "Figure 5: IGDM, and direct matching of input gradients (eq. 11), added to ARD", *(
         (curves(styles, metric), dict(xlabel="epoch", ylabel=ylabel, yscale=scale)) for metric, ylabel, scale in (
             ("gd", "GD to the teacher, L2 distance", "linear"), ("loss", "training loss", "log"),
             ("loss_base", "ARD's part of the training loss", "linear"))))
     for path in sorted(root.glob("*/log.jsonl")):
         file, log = path.with_name("curves.png"), read_log(path.parent)
-        if log and not (file.exists() and file.stat().st_mtime > path.stat().st_mtime):         # it takes half a second
-            picture(file, f"{smoke}{path.parent.name}, training", *(
+        if log and not (file.exists() and file.stat().st_mtime > path.stat().st_mtime):         # a picture takes half a second
+            picture(file, f"{prefix}{path.parent.name}, training", *(
                 ([curve(log, name, label=name, color=f"C{i}") for i, name in names
                   if name in log[0] and (name != "loss_match" or log[-1][name])],
                  dict(xlabel="epoch", ylabel=ylabel, yscale=scale)) for ylabel, scale, *names in (
@@ -1062,7 +1075,7 @@ def figures(root, rows, runs, smoke=""):
                     ("accuracy on the probe images (%)", "linear", (3, "clean"), (4, "pgd10")),
                     ("GC to the teacher, cosine similarity", "linear", (5, "gc")))))
 
-def gradients(root, runs, smoke=""):
+def gradients(root, runs, prefix=""):
     """Write root/gradients.png: input gradients of a teacher and its students without and with IGDM, the first pair found."""
     from matplotlib.figure import Figure
     pairs = [(path.with_name(without_igdm(name) + path.name[len(name):]), path) for name in runs for path in runs[name]]
@@ -1073,7 +1086,7 @@ def gradients(root, runs, smoke=""):
         titles = "test image", teacher.replace("@", " "), base.name, igdm.name
         columns = i["images"], i[teacher], b["student"], i["student"]
         fig = Figure((14, 3.5 * n + 1), layout="constrained")
-        fig.suptitle(smoke + "Gradients of the cross-entropy with respect to the image")
+        fig.suptitle(prefix + "Gradients of the cross-entropy with respect to the image")
         fig.supxlabel("a gradient's 0 is grey, the 99th percentile of its absolute values white, and black with a minus; "
                       "cos: cosine similarity to the teacher's", fontsize="medium")
         for (row, k), ax in np.ndenumerate(fig.subplots(n, 4, squeeze=False)):
@@ -1096,10 +1109,10 @@ def at_least(low, kind=int, high=math.inf):
     """An argparse type: a number in [low, high], an int, or a float that may be written as a fraction."""
     def number(text):
         try:
-            value = float(Fraction(text)) if kind is float and "/" in text else kind(text)
+            value = float(Fraction(text)) if kind is float else int(text)
         except (ValueError, ArithmeticError):
             value = math.nan
-        if not low <= value <= min(high, sys.float_info.max):
+        if not low <= value <= high:                            # NaN is not
             raise argparse.ArgumentTypeError(f"{text} is not a{' whole' * (kind is int)} number from {low} to {high}")
         return value
     return number
@@ -1113,8 +1126,9 @@ def make_parser():
     def epochs(text):
         return [natural(epoch) for epoch in text.split(",")] if text else []
     add("--method", choices=METHODS, help="base method (default rslad)")
-    add("--igdm", action="store_true", help="add the IGDM term, eq. 8: --match igdm")
-    add("--match", choices=MATCH, help="the term to add; those but igdm are the ablations of tables 15 and 16")
+    term = p.add_mutually_exclusive_group()
+    term.add_argument("--igdm", dest="match", action="store_const", const="igdm", help="add the IGDM term, eq. 8: --match igdm")
+    term.add_argument("--match", choices=MATCH, help="the term to add; those but igdm are the ablations of tables 15 and 16")
     add("--surrogate", choices=("kl", "l1", "l2"), help="distance in the IGDM term (default kl)")
     add("--alpha", type=real, help="weight of the added term in the last epoch (default appendix B.2)")
     add("--ramp-epochs", type=count, help="epochs in which T(alpha) reaches alpha (default all; circulating code 200)")
@@ -1180,14 +1194,12 @@ def default_alpha(cfg):
 def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
-    saved = config_beside(cfg.eval_only) if Path(cfg.eval_only or "").is_file() else {}
+    saved = config_beside(cfg.eval_only)                        # a checkpoint's own run says what is not given
     if cfg.method in (None, saved.get("method")):
         cfg.inner = cfg.inner or saved.get("inner")
     for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
-    refuse((cfg.method not in METHODS, f"{cfg.eval_only} is of a method {cfg.method}, which is not known: give --method"),
-           (cfg.igdm and cfg.match not in (None, "igdm"), f"--igdm and --match {cfg.match}: one term at a time"))
-    cfg.match = "igdm" if cfg.igdm else cfg.match
+    refuse((cfg.method not in METHODS, f"{cfg.eval_only} is of a method {cfg.method}, which is not known: give --method"))
     cfg.preset, method = DATASETS.get(cfg.dataset, Dataset()), METHODS[cfg.method]      # Dataset(): of a user's .npz
     teacher_inside = method.inner not in STUDENT_ALONE
     given = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
@@ -1210,6 +1222,7 @@ def resolve(argv):
         (cfg.eval_only and (cfg.benchmark or cfg.compile), "--benchmark and --compile are for training: without --eval-only"),
         (WORLD > 1 and (cfg.eval_only or cfg.benchmark), "--eval-only and --benchmark are for one process: without torchrun"))
 
+    # training
     for name in ("lr", "batch", "weight_decay", "eps", "augment", "aa_n"):
         if getattr(cfg, name) is None:
             setattr(cfg, name, getattr(cfg.preset, name))
@@ -1222,7 +1235,8 @@ def resolve(argv):
     if cfg.drops is None:
         cfg.drops = [math.ceil(drop * cfg.epochs / epochs) for drop in drops]
 
-    alpha, cfg.alpha = cfg.alpha, 1.0
+    # teachers: needed where the attack or the loss looks at one
+    alpha, cfg.alpha = cfg.alpha, 1.0                           # a stand-in, as the default depends on the teacher
     reads = outputs_read(objective(cfg, 1)) | outputs_read(objective(cfg, cfg.epochs))
     needed = not cfg.eval_only and (cfg.inner == "teacher" or any(name.startswith("t_") for name in reads))
     teachers = cfg.teacher or (cfg.preset.teacher if needed else None)
@@ -1243,19 +1257,24 @@ def resolve(argv):
          "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
         (cfg.teacher_epochs and "pgd-at" not in sources, "--teacher-epochs belongs to --teacher pgd-at"))
     cfg.teacher = cfg.teachers[0] if needed else None
-    beside = config_beside(cfg.teacher).get("student") if Path(cfg.teacher or "").is_file() else None
+    beside = config_beside(cfg.teacher).get("student")
+
+    # precision and compilation; what is typed of these holds for a teacher trained first, too
     archs = [cfg.student, *([cfg.teacher, cfg.teacher_arch or beside] if cfg.teacher else [])]
     foreign = any(re.match(r"[\w.]+:", arch) for arch in archs if arch)      # a network in which bf16 reaches the last layer
-    cuda = cfg.device != "cpu"
     cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
-    cfg.typed = [f"--precision={cfg.precision}"] if cfg.precision and not cfg.eval_only else []        # for its teacher, too
-    cfg.typed += ["--no-compile"] if cfg.compile is False else []
-    cfg.precision = cfg.precision or (
-        "fp32" if not cuda or cfg.eval_only or cfg.report else "tf32" if foreign else
-        "bf16" if torch.cuda.get_device_capability(cfg.device) >= (8, 0) else "fp32")
-    cfg.compile = cuda and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
+    cuda = cfg.device != "cpu"
+    ampere = cuda and torch.cuda.get_device_capability(cfg.device) >= (8, 0)
+    cfg.teacher_flags = [f"--precision={cfg.precision}"] if cfg.precision and not cfg.eval_only else []
+    cfg.teacher_flags += ["--no-compile"] if cfg.compile is False else []
+    cfg.precision = cfg.precision or ("fp32" if not ampere or cfg.eval_only or cfg.report else "tf32" if foreign else "bf16")
+    cfg.compile = ampere and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
     cfg.graphs = cuda and cfg.compile and WORLD == 1
-    cfg.alpha = 0.0 if not cfg.match or cfg.eval_only else default_alpha(cfg) if alpha is None else alpha
+
+    if not cfg.match or cfg.eval_only:
+        cfg.alpha = 0.0
+    else:
+        cfg.alpha = default_alpha(cfg) if alpha is None else alpha
     if not cfg.out:
         data, losses = Path(cfg.dataset).stem, "+".join(filter(None, (cfg.method, cfg.match)))
         words = data, cfg.student, cfg.teacher, losses, f"s{cfg.seed}"
@@ -1269,9 +1288,10 @@ TRAINING = (   # a run's identity; teacher and threads are added
     "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed", "precision", "compile")
 
 def config_beside(checkpoint):
-    """What config.json in a checkpoint's folder says of its training, if it is one of our runs; else {}."""
+    """What config.json in the folder of a file says of its training, if there is one, of a run of ours; else {}."""
     try:
-        return dict(json.loads((Path(checkpoint).parent / "config.json").read_text())["training"])
+        config = Path(checkpoint).with_name("config.json")
+        return dict(json.loads(config.read_text())["training"]) if Path(checkpoint).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -1285,12 +1305,14 @@ def load_network(source, arch, data, cfg):
     """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, else as config.json says."""
     path, printed = source, None
     if source.startswith("robustbench:"):
-        model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
+        with rank_0_first():
+            model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
         check_network(model, source, data)
     else:
         if (cfg.dataset, source) in TEACHERS:
             arch, drive_id, printed = TEACHERS[cfg.dataset, source]
-            path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
+            with rank_0_first():
+                path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
         arch = arch or config_beside(source).get("student")
         refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
         model = build_network(f"{source} as {arch}", arch, data, cfg)
@@ -1311,9 +1333,9 @@ def pgd_at_teacher(cfg, images, stop):
         name: getattr(cfg, name) for name in ("batch", "eps", "augment") if getattr(cfg, name) != getattr(cfg.preset, name)}}
     words = [f"{name}{value}" for name, value in flags.items() if value]
     out = cfg.out.parent / "-".join(["teacher", Path(cfg.dataset).stem, arch, *words])
-    if from_rank_0(lambda: config_beside(out / "student.pt").get("images") != images or not (out / "student.pt").exists()):
+    if from_rank_0(lambda: config_beside(out / "student.pt").get("images") != images):
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
-                "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out), *cfg.typed,
+                "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out), *cfg.teacher_flags,
                 *(f"--{name}={value}" for name, value in {**flags, "limit-test": cfg.limit_test}.items() if value)]
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
@@ -1345,11 +1367,8 @@ def run(argv, stop, wait=False):
         dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
     if cfg.device != "cpu":
         torch.cuda.set_device(cfg.device)
-    if RANK:                                        # rank 0 downloads
-        dist.barrier()
-    data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
-    if WORLD > 1 and not RANK:
-        dist.barrier()
+    with rank_0_first():
+        data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
     images = fingerprint(dict(x=data.x_train, y=data.y_train))
@@ -1385,7 +1404,6 @@ def run(argv, stop, wait=False):
                 return
             if stop.signal:
                 raise Halt(128 + stop.signal, INTERRUPTED)
-        set_backends(cfg.precision if cfg.eval_only else "fp32", False)
         result = evaluate(S, teachers, data, cfg)
     for name, entry in result["metrics"].items():
         print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
@@ -1412,7 +1430,7 @@ def main(argv=None):
     except RuntimeError as error:
         if not re.search("out of memory|allocate memory|ALLOC_FAILED", str(error)):
             raise
-        code, message = 1, f"out of memory: give a smaller --batch, or a smaller network ({one_line(error)})"
+        code, message = 1, f"out of memory: a smaller --batch helps in training, a smaller network always ({one_line(error)})"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

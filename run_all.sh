@@ -19,8 +19,8 @@
 # OOD_PYTHON: the one that has OODRobustBench, for table 9 (default PYTHON); where none has, a line says how to get it.
 # RIFT: see Tiny-ImageNet. A row's folder is runs/NAME-sSEED, with output.txt, and .done once it is finished. Each worker goes
 # through all rows from a start of its own, and skips those that another holds. Rows that fail do not stop the rest: they are
-# named at the end, and the exit status is 1. SIGTERM and Ctrl-C save first (143, 130). Before an array, "bash run_all.sh 1" once:
-# it fetches data and teachers, and trains SVHN's, for which rows would wait.
+# named at the end, and the exit status is 1. SIGTERM and Ctrl-C save first (143, 130). Before several workers, "bash run_all.sh 1"
+# once: it fetches data and teachers, and trains SVHN's, for which rows would wait.
 
 rows() { cat <<'ROWS'
 # Table 1: the teachers themselves, and figure 2a: their remainder
@@ -558,7 +558,7 @@ fi
 # Workers. A row is claimed by a lock on its .claim, which dies with its worker and the python that this has started.
 
 label=${smoke[*]:+smoke: }
-job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-$$@$HOSTNAME/$EPOCHSECONDS}}.${SLURM_RESTART_COUNT:-0}
+job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-$$@$HOSTNAME/$(date +%s)}}.${SLURM_RESTART_COUNT:-0}
 children=() stopped=0 suite=
 say() { printf '%(%F %T)T  %s%s\n' -1 "$label" "$*"; }
 
@@ -647,6 +647,8 @@ worker() {          # worker K [GPU]: all rows, from the K-th of equal parts on,
 if [[ ! $label && " ${tables[*]} " = *" 9 "* ]]; then
     "$OOD_PYTHON" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("oodrobustbench"))' && suite=1
 fi
+mkdir -p "$runs"
+flock -w 60 "$runs/.flock" true || complain "cannot lock a file in $runs, as workers need to (Lustre: mount it with -o flock)"
 todo=()
 for i in "${!names[@]}"; do
     if complete "$i"; then

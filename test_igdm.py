@@ -15,7 +15,8 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-GPU = shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+GPU = shutil.which("nvidia-smi") and subprocess.run([sys.executable, "-c", "import torch; torch.zeros(1).cuda()"],
+                                                    capture_output=True).returncode == 0 and os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""     # what must repeat to the bit does so on a CPU; tests of a GPU are processes of their own
 
 import numpy as np
@@ -246,8 +247,9 @@ def test_precision_on_a_gpu(tmp_path, monkeypatch, command, precision, compiled)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cfg = igdm.resolve([*command.split(), "--device", "cuda"])
     assert (cfg.precision, cfg.compile, cfg.graphs, cfg.device) == (precision, compiled, compiled, "cuda:0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))     # before Ampere
-    assert igdm.resolve([*command.split(), "--device", "cuda"]).precision == precision.replace("bf16", "fp32")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))     # before Ampere, perhaps without Triton
+    cfg = igdm.resolve([*command.split(), "--device", "cuda"])
+    assert (cfg.precision, cfg.compile) == ("fp32", False)
 
 @pytest.mark.parametrize("method", ["iad", "adaiad"])
 @pytest.mark.parametrize("flags, last", [("--epochs 200", 60), ("--epochs 50", 15), ("--epochs 10", 3),
@@ -603,7 +605,7 @@ BAD = [     # the command, and what the message must hold
     ("--dataset d.npz --eval-only seven.pt", "--student"), ("--eval-only bmd", "bmd: no such file"),
     ("--method iad --iad-begin 60", "60 is not a number from 0 to 1"), ("--method ard --ard-t 0", "--ard-t: 0"),
     ("--method akd --akd-lambda 5", "--akd-lambda: 5"), ("--seed 99999999999999999999", "--seed"), ("--threads 1000000", "1000000"),
-    ("--match direct --igdm", "one term at a time"), ("--dataset one.npz", "only one class"),
+    ("--match direct --igdm", "not allowed with argument"), ("--dataset one.npz", "only one class"),
     (f"{D} --student toy_networks:pair", "toy_networks:pair"), (f"{D} {T} wide.pt --teacher-arch toy_networks:wide", "wide.pt as toy_networks:wide: 2 images give (2, 5)"),
     ("--dataset d.npz --eval-only foreign/a.pt", "--student"),
 ]
@@ -851,6 +853,18 @@ def test_failed_download_leaves_nothing(sent, said, tmp_path, monkeypatch):
     for part in (said, "https://drive.google.com/uc?id=ID", str(tmp_path / "new" / "t.pt"), "--teacher pgd-at"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value) and not os.listdir(tmp_path / "new")
+
+
+def test_robustbench_finds_autoattack(tmp_path, monkeypatch):
+    """RobustBench, which imports AutoAttack by its former name, failing on the package that its own wheel asks for."""
+    (tmp_path / "robustbench").mkdir()
+    (tmp_path / "robustbench/__init__.py").write_text("from autoattack import AutoAttack\nfrom autoattack.state import EvaluationState\n")
+    (tmp_path / "robustbench/utils.py").write_text("import torch\ndef load_model(**settings):\n    return torch.nn.Linear(2, 2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("autoattack", "autoattack.state", "robustbench", "robustbench.utils"):
+        monkeypatch.setitem(sys.modules, name, None)            # restores what was there
+        del sys.modules[name]
+    assert isinstance(models.from_robustbench("X", "cifar100", tmp_path), nn.Linear)
 
 
 def test_download(tmp_path, monkeypatch):
@@ -1212,6 +1226,15 @@ def test_autoattack(whole, classes, attacks, monkeypatch, capsys):
     assert [name for name in ("apgd-ce", "apgd-t", "fab-t", "square") if f"after {name}" in said] == attacks
 
 
+@pytest.mark.parametrize("side, batch", ((8, 250), (32, 250), (64, 62)))
+def test_autoattack_batch(side, batch, monkeypatch):
+    """Images of 64x64 in batches meant for 32x32: out of memory after hours of training."""
+    seen = []
+    monkeypatch.setattr("pyautoattack.AutoAttack.run_standard_evaluation", lambda self, x, y, batch_size: (seen.append(batch_size), (x, y))[1])
+    igdm.autoattack(nn.Identity(), torch.rand(2, 3, side, side), torch.tensor([0, 1]), 4, 0.1, 0)
+    assert seen == [batch]
+
+
 def test_no_git(whole, monkeypatch):
     """A run that fails where git is not installed."""
     monkeypatch.chdir(whole)
@@ -1388,7 +1411,7 @@ def test_two_ranks_are_one(whole, monkeypatch):
         close(one[name], two[name], 1e-3, 1e-5)
 
 
-if GPU and torch.version.cuda:
+if GPU:
     def on_gpu(folder, *command):
         env = dict(os.environ, CUDA_VISIBLE_DEVICES=GPU, PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True)
@@ -1411,8 +1434,9 @@ if GPU and torch.version.cuda:
     def test_graph_on_a_gpu_is_the_step(tmp_path):
         """A graph that replays old images, noise or labels, leaves out the optimizer, or keeps the attacked copy."""
         (tmp_path / "compare.py").write_text(GRAPH)
-        eager, graph, stale = json.loads(on_gpu(tmp_path, "compare.py", "cuda").splitlines()[-1])
-        assert max(eager, graph) < 0.1 < stale, (eager, graph, stale)
+        eager, compiled = json.loads(on_gpu(tmp_path, "compare.py", "cuda").splitlines()[-1])
+        for again, graph, stale in (eager, compiled):
+            assert max(again, graph) < 0.1 < stale, (eager, compiled)
 
 
 GRAPH = """
@@ -1421,7 +1445,7 @@ import torch
 import igdm, models
 
 device = sys.argv[1]
-cfg = igdm.resolve(("--method ard --igdm --dataset digits --student rn18 --precision fp32 --device " + device).split())
+cfg = igdm.resolve(("--method ard --igdm --dataset digits --student wrn-10-1 --precision fp32 --device " + device).split())
 data = igdm.load_data("digits", pathlib.Path("data"), 256, 64, device)
 torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
 if device == "cuda":
@@ -1429,7 +1453,7 @@ if device == "cuda":
 
 def change(mode):
     torch.manual_seed(0)
-    S, T = (models.build(arch, data.classes, 1).to(device) for arch in ("rn18", "wrn-10-1"))
+    S, T = (models.build("wrn-10-1", data.classes, 1).to(device) for _ in range(2))
     loss, sums = igdm.objective(cfg, 2), torch.zeros(2, dtype=torch.float64, device=device)
     one = igdm.training_step(S.train(), T.eval().requires_grad_(False), cfg)[1]
     take = functools.partial(one, loss, igdm.outputs_read(loss), sums)
@@ -1442,9 +1466,11 @@ def change(mode):
         take(*(other if mode == "stale" and i == 3 else inputs))
     return torch.cat([(after - value).detach().flatten() for value, after in zip(values, S.parameters())])
 
-cfg.compile = cfg.graphs = False
-right = change("eager")
-print(json.dumps([((change(mode) - right).norm() / right.norm()).item() for mode in ("eager", "graph", "stale")]))
+found = []
+for cfg.compile, cfg.precision in (False, "fp32"), (True, "bf16"):
+    right = change("again")
+    found.append([((change(mode) - right).norm() / right.norm()).item() for mode in ("again", "graph", "stale")])
+print(json.dumps(found))
 """
 
 
@@ -1463,8 +1489,19 @@ def test_rows_of_the_paper():
     assert checked.returncode == 0 and checked.stdout.count("--method") >= 247, checked.stderr[-500:]
 
 
+def test_no_locks(tmp_path):
+    """Rows taken for other workers', and success, on a file system that has no locks."""
+    (tmp_path / "flock").write_text("#!/bin/sh\nexit 71\n")
+    (tmp_path / "flock").chmod(0o755)
+    shutil.copy(HERE / "run_all.sh", tmp_path)
+    (tmp_path / "igdm.py").write_text("")
+    env = dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", PYTHON=sys.executable)
+    done = subprocess.run(["bash", tmp_path / "run_all.sh", "cifar100-rn18-pgd-at"], capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and "cannot lock a file" in done.stderr, done.stdout + done.stderr
+
+
 def test_report(tmp_path):
-    """A mean, difference, column or pair taken from the wrong run or table."""
+    """A mean, difference, column or pair taken from the wrong run or table; tables in an order that changes with the hash seed."""
     def result(name, **metrics):
         (tmp_path / name).mkdir()
         igdm.write_json(tmp_path / name / "result.json", dict(metrics={k: dict(value=v) for k, v in metrics.items()}))
@@ -1480,6 +1517,7 @@ def test_report(tmp_path):
         head = [cell.strip() for cell in lines[2].split("|")[1:-1]]
         rows[lines[0]] = {line.split("|")[1].strip(): dict(zip(head, (c.strip() for c in line.split("|")[1:-1])))
                           for line in lines[4:] if line.startswith("|")}
+    assert list(rows) == sorted(rows, key=lambda table: (int(table.strip("h")), table)) and {"7", "7h"} <= rows.keys()
     paper = printed["cifar100-rn18-bdm-ard"]["4", "", "aa"]
     assert rows["4"]["cifar100-rn18-bdm-ard"]["aa"] == f"21 ± 1.41 / {paper:g} ({21 - paper:+.3g})"
     assert rows["4"]["cifar100-rn18-bdm-ard"]["gd"].startswith("0.2 ± 0.00 / ")
