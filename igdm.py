@@ -699,9 +699,9 @@ def probe(S, T, data, cfg):
     if not cfg.probe:
         return {}
     S, rows = models.fold(S), []
-    for i, piece in enumerate(pick_test(data, cfg.probe).split(128)):
+    for i, piece in enumerate(pick_test(data, cfg.probe).split(128)):       # the same images and noise after each epoch
         x, y, g = to_float(data.x_test[piece]), data.y_test[piece], generator(data.y_test.device, cfg.seed, "probe", i)
-        with torch.no_grad():                                   # (the same images and noise after each epoch)
+        with torch.no_grad():
             x_adv = pgd(S, x, attack_ce(S, T, x, y, None), cfg.eps, cfg.step_size, 10, "uniform", g)
             rows.append(dict(clean=100.0 * (S(x).argmax(1) == y), pgd10=100.0 * (S(x_adv).argmax(1) == y),
                              remainder=remainder(S, x, cfg.eps, g), **(gradient_alignment(S, T, x, y) if T else {})))
@@ -1112,7 +1112,7 @@ def at_least(low, kind=int, high=math.inf):
             value = float(Fraction(text)) if kind is float else int(text)
         except (ValueError, ArithmeticError):
             value = math.nan
-        if not low <= value <= high:                            # NaN is not
+        if not low <= value <= min(high, sys.float_info.max):   # NaN is not
             raise argparse.ArgumentTypeError(f"{text} is not a{' whole' * (kind is int)} number from {low} to {high}")
         return value
     return number

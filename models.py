@@ -29,8 +29,9 @@ def one_line(error):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Architectures. Names of parameters are an interface: renaming one makes published checkpoints useless. Parts stand in
-# the order in which they run: fold relies on it. Activations and sums are in place, a percent or two faster on a CPU: what
-# a forward hook keeps of a part needs a clone. The pooling is global, where the originals pool a fixed 4x4 or 8x8.
+# the order in which they run: fold relies on it. The pooling is global, where the originals pool a fixed 4x4 or 8x8.
+# Activations and sums are in place, a percent or two faster on a CPU: a forward hook must clone what it keeps, and a full
+# backward hook belongs on a block or a convolution.
 
 def conv(n_in, n_out, kernel=3, stride=1, groups=1):
     return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
