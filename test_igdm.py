@@ -902,8 +902,7 @@ def test_blocks_leave_their_input_alone(arch, make):
         if isinstance(m, (models.Block, models.PreActBlock, models.InvertedResidual)):
             m.register_forward_pre_hook(lambda m, x, name=name: before.update({name: x[0].clone()}))
             m.register_forward_hook(lambda m, x, out, name=name: changed.append(not torch.equal(x[0], before[name])))
-    x = torch.rand(2, 3, 16, 16)
-    model(x.clone().requires_grad_())
+    model(torch.rand(2, 3, 16, 16, requires_grad=True))
     assert len(changed) > 2 and not any(changed)
 
 
