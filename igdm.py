@@ -597,6 +597,10 @@ def train(S, T, data, cfg, stop):
         set_backends(cfg.precision, True)
         shown = [f"{name} {row[name]:.4g}" for name in "lr loss loss_match clean pgd10 gd gc".split() if name in row]
         print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
+        chance = 100 / data.classes
+        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe and (
+                row["clean"] < chance + 2 * math.sqrt(chance * (100 - chance) / cfg.probe)):       # two standard errors
+            print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images in epoch {epoch}, near chance", file=sys.stderr)
         log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds, memory_mib=memory,
                                          probe_seconds=time.monotonic() - started - seconds)))
         checkpoint(epoch + 1, 0)

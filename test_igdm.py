@@ -1038,6 +1038,15 @@ def test_probe_does_not_disturb(whole, monkeypatch):
     assert same(weights(whole / "runs/a/student.pt"), weights(whole / "runs/no-probe/student.pt"))
 
 
+@pytest.mark.parametrize("clean, said", ((10.0, ["epoch 2, near chance"]), (25.0, [])))
+def test_near_chance_is_said(whole, clean, said, monkeypatch, capsys):
+    """A student that learns nothing for hours, in silence; a warning where it learns, or at any but a tenth of the epochs."""
+    monkeypatch.chdir(whole)
+    monkeypatch.setattr(igdm, "probe", lambda S, T, data, cfg: dict(clean=clean))
+    assert igdm.main([*TINY, "--method", "ard", "--attacks", "clean", "--epochs", "11", "--out", f"runs/chance{clean:g}"]) == 0
+    assert [line.split(" in ")[1] for line in capsys.readouterr().err.splitlines() if "near" in line] == said
+
+
 @pytest.mark.parametrize("at", (1, 3, 4, 5, 7))
 def test_interrupted_run_goes_on_exactly(whole, at, monkeypatch, capsys):
     """Momentum, order, statistics, sums or log lost between a stop after any step (of 4 an epoch) and going on."""
