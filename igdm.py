@@ -918,11 +918,14 @@ def agreed(number, step):
     return max(filter(None, numbers), default=None)
 
 @contextlib.contextmanager
-def rank_0_first():
-    """Other ranks enter when rank 0 has left, and find downloaded what it has downloaded."""
+def fetching(folder):
+    """One process at a time, rank 0 before other ranks: what it downloads into the folder, the next one finds there."""
     if RANK:
         dist.barrier()
-    yield
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):                      # into a read-only folder nobody downloads
+            stack.enter_context(locked(folder, wait=True))
+        yield
     if WORLD > 1 and not RANK:
         dist.barrier()
 
@@ -1309,13 +1312,13 @@ def load_network(source, arch, data, cfg):
     """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, else as config.json says."""
     path, printed = source, None
     if source.startswith("robustbench:"):
-        with rank_0_first():
+        with fetching(cfg.data_dir):
             model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
         check_network(model, source, data)
     else:
         if (cfg.dataset, source) in TEACHERS:
             arch, drive_id, printed = TEACHERS[cfg.dataset, source]
-            with rank_0_first():
+            with fetching(cfg.data_dir):
                 path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
         arch = arch or config_beside(source).get("student")
         refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
@@ -1371,7 +1374,7 @@ def run(argv, stop, wait=False):
         dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
     if cfg.device != "cpu":
         torch.cuda.set_device(cfg.device)
-    with rank_0_first():
+    with fetching(cfg.data_dir) if cfg.dataset in DATASETS else contextlib.nullcontext():
         data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))

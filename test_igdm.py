@@ -1,5 +1,6 @@
 """Tests of igdm.py and models.py: pytest, no network, some minutes on two cores. Each says which bug it would catch."""
 import copy
+import fcntl
 import itertools
 import json
 import math
@@ -1175,6 +1176,25 @@ def test_busy_folder(whole, monkeypatch, capsys):
     with igdm.locked(Path("runs/busy")):
         assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/busy"]) == 75
     assert "another process works in" in capsys.readouterr().err
+
+
+def test_one_process_fetches(tmp_path, monkeypatch, capsys):
+    """Workers on a new machine that download into the same files at once; a lock that a read-only folder cannot hold."""
+    locked = []
+
+    def look():
+        with open(tmp_path / ".lock", "w") as file:
+            try:
+                locked.append(fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                locked.append(True)
+    x, y = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    monkeypatch.setattr(igdm, "read_original", lambda *given: look() or (x, y, x, y))
+    monkeypatch.setattr(igdm.models, "fetch", lambda *given: look() or igdm.refuse((True, "fetched")))
+    argv = ["--batch", "4", "--student", "wrn-10-1", "--benchmark", "1", "--data-dir"]
+    assert igdm.main([*argv, str(tmp_path)]) == 2 and "fetched" in capsys.readouterr().err and locked == [True, True]
+    (tmp_path / "file").touch()
+    assert igdm.main([*argv, str(tmp_path / "file/data"), "--dataset", "digits", "--method", "pgd-at"]) == 0
 
 
 def test_memory_is_trainings(whole, monkeypatch):
