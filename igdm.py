@@ -30,6 +30,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -193,9 +194,10 @@ def read_npz(path):
                 or min(x.shape[1:3]) < 8 or x.shape[1:] != arrays[0].shape[1:],
                 f"{path}: x_{part} is {x.dtype} {x.shape}; it must be uint8, (N, H, W) or (N, H, W, C) with C 1 or 3, at "
                 "least 8x8, and of one size in train and test"))
-        refuse((not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1] or y.min() < 0 or y.max() > arrays[1].max(),
-                f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0, one for each of the {len(x)} images, "
-                "and none in test above those in train"))
+        refuse((not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1] or y.min() < 0 or y.max() >= 2**16
+                or y.max() > arrays[1].max(),
+                f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0 to at most 65535, one for each of the "
+                f"{len(x)} images, and none in test above those in train"))
     refuse((arrays[1].max() < 1, f"{path}: there is only one class in y_train"))
     return arrays
 
@@ -598,7 +600,7 @@ def train(S, T, data, cfg, stop):
         shown = [f"{name} {row[name]:.4g}" for name in "lr loss loss_match clean pgd10 gd gc".split() if name in row]
         print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
         chance = 100 / data.classes
-        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe and (
+        if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 10 and (
                 row["clean"] < chance + 2 * math.sqrt(chance * (100 - chance) / cfg.probe)):       # two standard errors
             print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images in epoch {epoch}, near chance", file=sys.stderr)
         log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds, memory_mib=memory,
@@ -732,10 +734,9 @@ def evaluate(S, teachers, data, cfg):
               seed=cfg.seed, eps=eps, step=step, precision=precision)
     result, outcomes = dict(of, metrics={}, timing={}), {}
     if (out / "result.json").exists():
-        before = json.loads((out / "result.json").read_text())
+        before = read_own(out / "result.json")
         if of.items() <= before.items():
-            result = before
-            outcomes = dict(np.load(out / "outcomes.npz")) if (out / "outcomes.npz").exists() else {}
+            result, outcomes = before, read_own(out / "outcomes.npz") if (out / "outcomes.npz").exists() else {}
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
@@ -750,9 +751,7 @@ def evaluate(S, teachers, data, cfg):
             g = generator(device, cfg.seed, name.split("@")[0], i)
             parts.append(function(to_float(data.x_test[index]), data.y_test[index], g))
         for key in parts[0]:
-            values = torch.cat([part[key] for part in parts])
-            if not values.isfinite().all():
-                raise Halt(3, f"{key} of {cfg.student} is not finite")
+            values = finite(key, torch.cat([part[key] for part in parts]))
             percent = values.dtype == torch.bool
             result["metrics"][key] = dict(settings, value=values.double().mean().item() * (100 if percent else 1))
             if percent:
@@ -761,9 +760,14 @@ def evaluate(S, teachers, data, cfg):
         result["timing"][name] = dict(seconds=time.monotonic() - started, memory_mib=peak_memory(device))
         write_json(out / "result.json", result)
 
+    def finite(name, values):
+        if not values.isfinite().all():
+            raise Halt(3, f"{name} of {cfg.student} is not finite")
+        return values
+
     def accuracy(name, attack, **settings):
         if name in cfg.attacks:
-            measure(name, lambda x, y, g: {name: attacked(attack(x, y, g)).argmax(1) == y}, **settings)
+            measure(name, lambda x, y, g: {name: finite(name, attacked(attack(x, y, g))).argmax(1) == y}, **settings)
 
     def point_wise(x, y, g):
         attack, start = inner_maximisation(cfg)
@@ -827,6 +831,15 @@ def write_atomic(path, write):
 def write_json(path, value):
     write_atomic(path, lambda file: file.write(json.dumps(value, indent=1, default=str).encode() + b"\n"))
 
+def read_own(path):
+    """What a run has left in a .json or .npz (a dict), or .jsonl (a list). Raises UserError where it is damaged."""
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(row) for row in path.read_text().splitlines()]
+        return dict(np.load(path) if path.suffix == ".npz" else json.loads(path.read_text()))
+    except Exception as error:   # a torn zip may raise anything
+        raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and give the run's command again") from error
+
 def read_checkpoint(out):
     """The newest checkpoint in out that is whole; None if there is none. Raises UserError if all are damaged."""
     paths = [path for path in (out / "last.pt", out / "previous.pt") if path.exists()]
@@ -836,7 +849,7 @@ def read_checkpoint(out):
         except UserError as error:
             print(f"{error}; looking for the one before", file=sys.stderr)
             os.replace(path, out / "damaged.pt")                # or the next one would rename it over the good previous.pt
-    refuse((paths, f"no checkpoint in {out} is whole; --fresh starts anew"))
+    refuse((paths or (out / "damaged.pt").exists(), f"no checkpoint in {out} is whole; --fresh starts anew"))
 
 @contextlib.contextmanager
 def locked(out, wait=False):
@@ -878,24 +891,30 @@ def environment(cfg):
                 python=platform.python_version(), platform=platform.platform(), commit=commit, precision=cfg.precision,
                 tf32=bool(gpu) and cfg.precision == "tf32", compile=cfg.compile, cuda_graphs=cfg.graphs)
 
-def claim(cfg, T, images):
+def claim(cfg, images, teacher, write=True):
     """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured.
 
-    A finished run may be measured anywhere: on another device, number of threads or processes."""
+    images, teacher: fingerprints of what is trained on and with (None: not yet known); their files may have moved. A finished
+    run may be measured anywhere: on another device, number of threads or processes."""
     training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
-                    teacher=cfg.teacher and [cfg.teacher, fingerprint(T.state_dict())],
                     threads=torch.get_num_threads() if cfg.device == "cpu" else None)
+    training |= dict(teacher_weights=teacher) if teacher else {}
     path, over = cfg.out / "config.json", (cfg.out / "student.pt").exists()
     if path.exists():
-        before = config_beside(path)
-        free = ("threads", "world", "precision", "compile") if over else ()
+        before = read_own(path).get("training", {})
+        free = ["threads", "world", "precision", "compile"] if over else []
+        free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
                    if value != before.get(key) and key not in free
                    and not (key == "threads" and None in (value, before.get(key)))]     # on a GPU they do not count
         refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
                 "put it aside"))
-    write_json(path, dict(training=training, settings={key: value for key, value in vars(cfg).items() if key not in training},
-                          environment=environment(cfg)))
+    if write:
+        write_config(cfg, training)
+
+def write_config(cfg, training):
+    settings = {key: value for key, value in vars(cfg).items() if key not in training}
+    write_json(cfg.out / "config.json", dict(training=training, settings=settings, environment=environment(cfg)))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Several GPUs, under torchrun: each rank has its share of every batch, and all have the same weights and statistics
@@ -952,15 +971,15 @@ def marked(kind, figure):
 def read_log(folder):
     """The rows of log.jsonl, one an epoch; none where there is no log."""
     file = folder / "log.jsonl"
-    return [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else []
+    return read_own(file) if file.exists() else []
 
 def measured(folder):
     """{metric: value} of one run; METRIC@TEACHER where it is measured against a teacher, METRIC@ against the first."""
     if not (folder / "result.json").exists():
         return {}
     ood = folder / "ood.json"                                   # run_all.sh's, from OODRobustBench
-    values = {name: value for name, value in json.loads(ood.read_text()).items() if "_ood_" in name} if ood.exists() else {}
-    for name, entry in json.loads((folder / "result.json").read_text())["metrics"].items():
+    values = {name: value for name, value in read_own(ood).items() if "_ood_" in name} if ood.exists() else {}
+    for name, entry in read_own(folder / "result.json")["metrics"].items():
         values[name] = entry["value"]
         values.setdefault(name.split("@")[0] + "@", entry["value"])
     if timing := [row["timing"] for row in read_log(folder)]:
@@ -985,7 +1004,7 @@ def report(root):
     for table in sorted(tables, key=lambda table: (int(table.rstrip("h")), table)):
         metrics = list(dict.fromkeys(key[2] for printed in rows.values() for key in printed if key[0] == table))
         lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
-        aa = {}
+        both = {}                                               # metric -> label -> ours, the paper's
         for name, printed in rows.items():
             for column in dict.fromkeys(key[1] for key in printed if key[0] == table):
                 label, cells = f"{name} @{column}" if column else name, []
@@ -993,18 +1012,18 @@ def report(root):
                     paper, key = printed.get((table, column, metric)), f"{metric}@{'' if smoke else column}"
                     ours = [run.get(key, run.get(metric)) for run in runs[name].values() if {key, metric} & run.keys()]
                     mean = np.mean(ours) if ours else None
-                    spread = f" ± {np.std(ours, ddof=1):.2f}" if len(ours) > 1 else ""
+                    spread = f" ± {np.std(ours, ddof=1):.2g}" if len(ours) > 1 else ""
                     cells.append("" if paper is None else f"{mean:.4g}{spread} / {paper:g} ({mean - paper:+.3g})" if ours
                                  else f"/ {paper:g}")
-                    if metric == "aa":
-                        aa[label] = mean, paper
+                    both.setdefault(metric, {})[label] = mean, paper
                 lines.append(f"| {label} | {' | '.join(cells)} |")
-        for i, who in enumerate(("Here", "In the paper")):
-            known = {label: pair[i] for label, pair in aa.items() if pair[i] is not None}
+        for metric, i in itertools.product(["aa"] if "aa" in metrics else metrics, (0, 1)):
+            known = {label: values[i] for label, values in both[metric].items() if values[i] is not None}
             pairs = {label: known[base] for label in known if (base := without_igdm(label)) in known.keys() - {label}}
-            lost = [label for label, base in pairs.items() if known[label] <= base]
-            lines += ["", f"{who}, +IGDM has the higher AutoAttack accuracy in {len(pairs) - len(lost)} of {len(pairs)} pairs"
-                      f"{', not in ' * bool(lost)}{', '.join(lost)}."] if pairs else []
+            sign = -1 if metric.startswith("point") else 1      # a distance is better small
+            lost = [label for label, base in pairs.items() if sign * known[label] <= sign * base]
+            lines += ["", f"{('Here', 'In the paper')[i]}, +IGDM has the better {metric} in {len(pairs) - len(lost)} of "
+                      f"{len(pairs)} pairs{', not in ' * bool(lost)}{', '.join(lost)}."] if pairs else []
     figures(root, rows, runs, title)
     gradients(root, runs, title)
     lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
@@ -1088,7 +1107,7 @@ def gradients(root, runs, prefix=""):
     pairs = [(path.with_name(without_igdm(name) + path.name[len(name):]), path) for name in runs for path in runs[name]]
     pairs = [pair for pair in pairs if pair[0] != pair[1] and all((path / "gradients.npz").exists() for path in pair)]
     for base, igdm in pairs[:1]:
-        b, i = (dict(np.load(path / "gradients.npz")) for path in (base, igdm))
+        b, i = (read_own(path / "gradients.npz") for path in (base, igdm))
         teacher, n = next(key for key in i if key.startswith("teacher@")), min(4, len(i["images"]))
         titles = "test image", teacher.replace("@", " "), base.name, igdm.name
         columns = i["images"], i[teacher], b["student"], i["student"]
@@ -1119,7 +1138,7 @@ def at_least(low, kind=int, high=math.inf):
             value = float(Fraction(text)) if kind is float else int(text)
         except (ValueError, ArithmeticError):
             value = math.nan
-        if not low <= value <= min(high, sys.float_info.max):   # NaN is not
+        if not low <= value <= min(high, torch.finfo(torch.float32).max):       # NaN is not
             raise argparse.ArgumentTypeError(f"{text} is not a{' whole' * (kind is int)} number from {low} to {high}")
         return value
     return number
@@ -1165,7 +1184,7 @@ def make_parser():
     add("--seed", type=at_least(0, high=2**63 - 1), default=0, help="default 0")
     add("--attacks", default=",".join(ATTACKS), help=f"what to measure at the end (default {','.join(ATTACKS)})")
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all; digits 100)")
-    add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 50 training images)")
+    add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 100 training images)")
     add("--eval-only", metavar="CKPT", help="measure a checkpoint, or a named teacher, instead of training")
     add("--report", type=Path, metavar="DIR", help="write DIR/report.md and figures, out of what run_all.sh left there")
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
@@ -1192,7 +1211,9 @@ def default_alpha(cfg):
         dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
         row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
         alpha, why = ALPHA[row][ALPHA_COLUMNS.index(column)], ""
-        if row != run:
+        if row[0] == "digits":
+            why = "ours, as digits are"
+        elif row != run:
             why = f"the paper prints none for {', '.join(map(str, run))}; this is that of {', '.join(row)}, the nearest"
     if why:
         print(f"alpha {alpha:g}: {why}; --alpha sets another", file=sys.stderr)
@@ -1290,7 +1311,7 @@ def resolve(argv):
         cfg.out = Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
     return cfg
 
-TRAINING = (   # a run's identity; teacher and threads are added
+TRAINING = (   # a run's identity; images, the teacher's weights, threads and processes are added
     "method", "match", "surrogate", "alpha", "ramp_epochs", "inner", "constants", "dataset", "limit_train", "augment",
     "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size", "steps", "seed", "precision", "compile")
 
@@ -1344,9 +1365,15 @@ def pgd_at_teacher(cfg, images, stop):
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out), *cfg.teacher_flags,
                 *(f"--{name}={value}" for name, value in {**flags, "limit-test": cfg.limit_test}.items() if value)]
+        if not (RANK or cfg.benchmark or cfg.eval_only or cfg.fresh):           # what would be refused later is refused now
+            with locked(cfg.out):
+                claim(cfg, images, None, write=False)
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
+
+def out_of_memory(error):
+    return isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))
 
 def check_network(model, name, data):
     """Raise UserError unless model takes these images and gives a logit for each class."""
@@ -1354,6 +1381,8 @@ def check_network(model, name, data):
         with torch.no_grad(), eval_mode(model):
             shape = tuple(model(to_float(data.x_train[:2])).shape)
     except Exception as error:   # a user's network may raise anything
+        if out_of_memory(error):
+            raise
         raise UserError(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}: {one_line(error)}") from error
     refuse((shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted"))
 
@@ -1379,7 +1408,7 @@ def run(argv, stop, wait=False):
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
     images = fingerprint(dict(x=data.x_train, y=data.y_train))
-    cfg.probe = min(len(data.y_train) // 50 if cfg.probe is None else cfg.probe, len(data.y_test))
+    cfg.probe = min(len(data.y_train) // 100 if cfg.probe is None else cfg.probe, len(data.y_test))
 
     def load(name, arch):
         return load_network(pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name, arch, data, cfg)
@@ -1398,8 +1427,14 @@ def run(argv, stop, wait=False):
         if cfg.fresh and not RANK:
             put_aside(cfg.out)
         print(cfg.out, flush=True)
-        if not cfg.eval_only:
-            from_rank_0(claim, cfg, T, images)
+        if cfg.eval_only:
+            trained = config_beside(cfg.out / "config.json")
+            refuse((trained and cfg.out.resolve() != Path(cfg.eval_only).resolve().parent,
+                    f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out"))
+            if not trained:
+                write_config(cfg, {})
+        else:
+            from_rank_0(claim, cfg, images, fingerprint(T.state_dict())[:16] if cfg.teacher else None)
             stop.deferred = True
             train(S, T, data, cfg, stop)
             stop.deferred = False
@@ -1434,8 +1469,8 @@ def main(argv=None):
         code, message = halt.args
     except torch._dynamo.exc.TorchDynamoException as error:
         code, message = 2, f"error: torch.compile failed, --no-compile goes without it ({one_line(error)})"
-    except RuntimeError as error:
-        if not re.search("out of memory|allocate memory|ALLOC_FAILED", str(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         code, message = 1, f"out of memory: a smaller --batch helps in training, a smaller network always ({one_line(error)})"
     finally:

@@ -232,7 +232,8 @@ def _damage(path):
             head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
         if head.startswith(b"PK"):  # torch.load does not check the CRCs: a flipped byte would load silently
             with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip()
+                folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
+                bad = archive.testzip() or next(iter(folders), None)  # torch.load leaves what is marked as a folder unread
             return bad and f"is damaged ({bad})"
     except Exception as error:  # no such file, no right to it; zipfile and zlib have many ways to say "cut short"
         return f"cannot be read ({one_line(error)})"
@@ -303,7 +304,10 @@ def fetch(drive_id, path):
             gdown.download(url, str(part))
             fault = _damage(part)
             if not fault:
+                read_file(part)  # whole, also where the format has no checksum
                 return part.replace(path)
+    except UserError as error:
+        fault = str(error).removeprefix(f"{part} ")
     except Exception as error:  # network, quota, disk: gdown has no common class for them
         fault = one_line(error)
     raise UserError(f"cannot download {path} ({fault}): get {url} in a browser and put it at {path.absolute()}, "

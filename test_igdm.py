@@ -202,6 +202,7 @@ SETTINGS = [    # command, settings, what must be said about alpha
         augment="crop-flip"), ""),
     ("--method ard --igdm --student mnv2", dict(epochs=200, drops=[100, 150], alpha=70), ""),
     ("--dataset cifar10 --igdm", dict(epochs=300, drops=[215, 260, 285], alpha=0.9, student="rn18"), ""),
+    ("--dataset digits --igdm", dict(alpha=1, student="mnv2"), "ours"),
     ("--dataset svhn --igdm", dict(epochs=50, drops=[40, 45], teacher="pgd-at", alpha=3, student="rn18"), ""),
     ("--dataset tiny-imagenet --method trades", dict(epochs=100, drops=[50, 80], student="parn18", teacher=None), ""),
     ("--dataset tiny-imagenet --igdm --teacher pgd-at", dict(teacher="pgd-at", alpha=1), "paper prints none"),
@@ -545,6 +546,7 @@ def folder(tmp_path_factory):
     here = tmp_path_factory.mktemp("cli")
     np.savez(here / "d.npz", **arrays())
     np.savez(here / "floats.npz", **arrays(x_train=IMAGES / 255))
+    np.savez(here / "many.npz", **arrays(y_train=np.full(24, 2**64 - 1, np.uint64)))
     np.savez(here / "one.npz", **arrays(y_train=np.zeros(24, int), y_test=np.zeros(len(arrays()["y_test"]), int)))
     (here / "foreign").mkdir()
     (here / "foreign/config.json").write_text('["not", "ours"]')
@@ -581,7 +583,7 @@ BAD = [     # the command, and what the message must hold
     ("--augment flip", "crop-flip"), ("--epochs ten", "--epochs: ten is not a whole number"), ("--epochs 0", "0 is not"),
     ("--epochs 1.5", "1.5 is not"), ("--epochs 10/2", "10/2 is not"), ("--epochs", "--epochs"), ("--nonsense 3", "--nonsense"), ("--batch 1", "1 is not"),
     ("--lr 0", "0 is not"), ("--lr 1/0", "1/0 is not"), ("--lr nan", "nan is not"), ("--lr inf", "inf is not"),
-    ("--lr 1e999", "1e999 is not"), ("--lr one", "--lr: one is not"), ("--eps 8", "--eps: 8 is not"), ("--eps=-1/255", "-1/255 is not"),
+    ("--lr 1e999", "1e999 is not"), ("--lr 1e39", "1e39 is not"), ("--dataset many.npz", "at most 65535"), ("--lr one", "--lr: one is not"), ("--eps 8", "--eps: 8 is not"), ("--eps=-1/255", "-1/255 is not"),
     ("--step-size 0", "--step-size: 0"), ("--steps=-1", "--steps: -1"), ("--seed=-1", "--seed: -1"), ("--seed 0.5", "0.5 is not"),
     ("--weight-decay=-5e-4", "--weight-decay: -5e-4"), ("--igdm --alpha=-1", "--alpha: -1"), ("--rslad-scale x", "--rslad-scale: x"),
     ("--limit-train 0", "--limit-train: 0"), ("--limit-test no", "--limit-test: no"), ("--aa-n 0", "--aa-n: 0"),
@@ -614,7 +616,7 @@ BAD = [     # the command, and what the message must hold
 def check(code, err, fragment, before, folder):
     lines = err.splitlines()
     assert code == 2 and len(lines) == 1 and lines[0].startswith("igdm.py: error: ") and fragment in lines[0]
-    assert len(lines[0]) < 500 and {*folder.rglob("*")} - before <= {folder / "data", folder / "data" / "digits.npz"}
+    assert len(lines[0]) < 500 and {*folder.rglob("*")} - before <= {folder / "data" / name for name in ("", "digits.npz", ".lock")}
 
 @pytest.mark.parametrize("command, fragment", BAD)
 def test_bad_command(folder, monkeypatch, capsys, command, fragment):
@@ -780,9 +782,12 @@ def bad_file(kind, folder):
                     "no tensors": {"epoch": 1}, "nothing": {}}
         torch.save(contents.get(kind, state), path, _use_new_zipfile_serialization=kind != "old cut")
         data = bytearray(path.read_bytes())
-        if kind == "flipped":
+        if kind in ("flipped", "marked"):
             with zipfile.ZipFile(path) as archive:
                 biggest = max(archive.infolist(), key=lambda i: i.file_size)
+        if kind == "marked":    # as a folder, in the archive's directory: an entry's attributes end 4 bytes before its name
+            data[data.rfind(biggest.filename.encode()) - 8] ^= 0x10
+        if kind == "flipped":
             data[biggest.header_offset + 200 + biggest.file_size // 2] ^= 1
         path.write_bytes(data[:len(data) // 2] if kind in ("cut", "old cut") else data)
     return path
@@ -792,7 +797,7 @@ def bad_file(kind, folder):
     ("missing", "No such file", ADVICE), ("folder", "cannot be read", ADVICE), ("empty", "is empty", ADVICE),
     ("web page", "is a web page", ADVICE), ("text", "neither a zip archive nor a pickle", ADVICE),
     ("binary", "neither a zip archive nor a pickle", ADVICE), ("foreign pickle", "that torch.save wrote", ADVICE),
-    ("flipped", "is damaged (flipped/data/", ADVICE), ("cut", "cannot be read", ADVICE), ("old cut", "is damaged", ADVICE),
+    ("flipped", "is damaged (flipped/data/", ADVICE), ("marked", "is damaged (marked/data/", ADVICE), ("cut", "cannot be read", ADVICE), ("old cut", "is damaged", ADVICE),
     ("hostile", "mkdir, and unpickling that could execute code", "weights_only=False"),
     ("whole model", "models.Net, and unpickling that could execute code", "weights_only=False"),
     ("no tensors", "holds no weights", "save model.state_dict()"), ("nothing", "holds no weights", "save model.state_dict()"),
@@ -839,7 +844,7 @@ def test_bad_architectures(arch, said, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("sent, said", [(b"", "is empty"), (b"<html>", "web page"), (b"PK\3\4cut", "cannot be read"), (None, "No such file"),
-                                        (OSError("quota\nexceeded"), "quota exceeded"), (ImportError("no gdown"), "no gdown")])
+                                        (b"\x80\x02\x8a\nl", "is damaged"), (OSError("quota\nexceeded"), "quota exceeded"), (ImportError("no gdown"), "no gdown")])
 def test_failed_download_leaves_nothing(sent, said, tmp_path, monkeypatch):
     """Would catch half a download taken for the teacher the next time."""
     def download(url, output):
@@ -973,7 +978,7 @@ def test_whole_run(whole):
     assert sorted(result["metrics"]) == sorted(names) and all(m["n"] == 40 for m in result["metrics"].values())
     outcomes = np.load(out / "outcomes.npz")
     assert 100 * outcomes["pgd"].mean() == pytest.approx(result["metrics"]["pgd"]["value"])
-    assert config["training"]["method"] == "rslad" and config["training"]["teacher"][0] == "pgd-at"
+    assert config["training"]["method"] == "rslad" and config["settings"]["teacher"] == "pgd-at"
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in log] == [1, 2] and [row["weight"] for row in log] == [0.5, 1.0]
     assert all(row["loss_match"] > 0 and row["loss"] == row["loss_base"] + row["loss_match"] for row in log)
@@ -1147,6 +1152,48 @@ def test_damaged_checkpoint_falls_back(whole, monkeypatch, capsys):
     assert same(weights(whole / "runs/a/student.pt"), weights(whole / "runs/torn/student.pt"))
 
 
+def test_damage_is_said(whole, monkeypatch, capsys):
+    """A traceback for a torn result; a run begun anew, in silence, at the second try after both checkpoints were damaged."""
+    monkeypatch.chdir(whole)
+    shutil.copytree("runs/a", "runs/hurt")
+    argv = [*TINY, "--method", "rslad", "--igdm", "--out", "runs/hurt"]
+    for name in ("result.json", "outcomes.npz", "config.json"):
+        good = Path("runs/hurt", name).read_bytes()
+        Path("runs/hurt", name).write_bytes(good[:50])
+        assert igdm.main(argv) == 2 and f"hurt/{name} is damaged" in capsys.readouterr().err
+        Path("runs/hurt", name).write_bytes(good)
+    for name in ("last.pt", "previous.pt"):
+        Path("runs/hurt", name).write_bytes(b"PK")
+    for _ in range(2):
+        assert igdm.main(argv) == 2 and "no checkpoint in runs/hurt is whole" in capsys.readouterr().err
+
+
+def test_refused_before_a_teacher_is_trained(whole, monkeypatch, capsys):
+    """Hours of a teacher's training before the words that the student's folder is another run's, busy, or none."""
+    monkeypatch.chdir(whole)
+    argv = [*TINY, "--method", "rslad", "--igdm", "--lr", "0.05", "--teacher-arch", "wrn-10-2", "--out"]
+    Path("a-file").touch()
+    with igdm.locked(Path("runs/taken")):
+        assert [igdm.main([*argv, out]) for out in ("runs/a", "a-file", "runs/taken")] == [2, 2, 75]
+    said = capsys.readouterr()
+    assert "lr was 0.1, is 0.05" in said.err and "a teacher first" not in said.out and not [*Path("runs").glob("teacher*wrn-10-2*")]
+
+
+def test_moved_files_are_the_same_run(whole, monkeypatch, capsys):
+    """A run that is refused since its data or its teacher lies elsewhere now."""
+    monkeypatch.chdir(whole)
+    x, y = np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8), np.arange(64) % 4
+    for name in ("one.npz", "two.npz"):
+        np.savez(name, x_train=x, y_train=y, x_test=x, y_test=y)
+    argv = ("--student wrn-10-1 --batch 32 --epochs 1 --steps 1 --attacks clean --out runs/moved --method pgd-at --dataset").split()
+    assert igdm.main([*argv, "one.npz"]) == igdm.main([*argv, "two.npz"]) == 0
+    shutil.copytree("runs/a", "runs/b-teacher")
+    argv = ("--dataset digits --student wrn-10-1 --limit-train 128 --limit-test 40 --batch 32 --steps 2 --epochs 1 --attacks clean "
+            "--method ard --out runs/moved2 --teacher").split()
+    assert igdm.main([*argv, "runs/a/student.pt"]) == igdm.main([*argv, "runs/b-teacher/student.pt"]) == 0
+    assert igdm.main([*argv, "runs/moved2/student.pt"]) == 2 and "teacher_weights was" in capsys.readouterr().err
+
+
 def test_fills_in_what_is_lacking(whole, monkeypatch, capsys):
     """An evaluation that starts over, or does not add, when more attacks are asked for; AutoAttack of another n kept."""
     monkeypatch.chdir(whole)
@@ -1197,6 +1244,17 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
     assert igdm.main([*argv, str(tmp_path / "file/data"), "--dataset", "digits", "--method", "pgd-at"]) == 0
 
 
+@pytest.mark.parametrize("name, error", (("load_data", MemoryError("Unable to allocate 3 TiB")),
+                                         ("to_float", torch.OutOfMemoryError("CUDA out of memory"))))
+def test_out_of_memory(tmp_path, monkeypatch, capsys, name, error):
+    """A traceback; or the network, tried on its first images, blamed for what the memory lacks."""
+    def fails(*given):
+        raise error
+    monkeypatch.setattr(igdm, name, fails)
+    argv = ["--method", "pgd-at", "--dataset", "digits", "--data-dir", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert igdm.main(argv) == 1 and "--batch" in capsys.readouterr().err
+
+
 def test_memory_is_trainings(whole, monkeypatch):
     """Table 6's memory with that of the probe in it, which holds a whole teacher's activations."""
     monkeypatch.chdir(whole)
@@ -1214,6 +1272,11 @@ def test_diverged(whole, monkeypatch, capsys):
     monkeypatch.setitem(igdm.MATCH, "igdm", lambda o, s: (o.s_adv.sum() - o.s_minus.sum() + o.t_adv.sum() - o.t_minus.sum()) * math.nan)
     assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/nan"]) == 3
     assert "not finite in epoch 1" in capsys.readouterr().err and not (whole / "runs/nan/last.pt").exists()
+    state = {name: value * 1e20 if value.is_floating_point() else value for name, value in weights("runs/a/student.pt").items()}
+    torch.save(state, "overflows.pt")
+    argv = [*TINY[:2], "--eval-only", "overflows.pt", "--student", "wrn-10-1", "--out", "runs/over", "--attacks", "clean,pgd"]
+    assert igdm.main(argv) == 3 and "clean of wrn-10-1 is not finite" in capsys.readouterr().err
+    assert not (whole / "runs/over/result.json").exists()
 
 
 def test_eval_only(whole, monkeypatch, capsys):
@@ -1228,7 +1291,9 @@ def test_eval_only(whole, monkeypatch, capsys):
     assert metrics["clean"] == before["clean"] and metrics[f"gd@{teachers[0]}"] == before["gd@pgd-at"]
     assert metrics[f"gd@{teachers[1]}"]["value"] == pytest.approx(0, abs=1e-4)
     assert metrics[f"point_adv@{teachers[0]}"]["value"] == before["point_adv@pgd-at"]["value"]
-    assert not (whole / "runs/e/last.pt").exists()
+    assert not (whole / "runs/e/last.pt").exists() and "torch" in json.loads((whole / "runs/e/config.json").read_text())["environment"]
+    assert igdm.main(["--eval-only", "runs/a/student.pt", "--out", "runs/copy"]) == 2       # of another run
+    assert "runs/copy holds a training run" in capsys.readouterr().err
     config = json.loads((whole / "runs/copy/config.json").read_text())
     config["training"].update(method="adaad", inner="student")          # a run whose own attack is not its method's
     (whole / "runs/copy/config.json").write_text(json.dumps(config))
@@ -1528,14 +1593,14 @@ def test_no_locks(tmp_path):
     assert done.returncode == 2 and "cannot lock a file" in done.stderr, done.stdout + done.stderr
 
 
-def test_report(tmp_path):
+def test_report(tmp_path, capsys):
     """A mean, difference, column or pair taken from the wrong run or table; tables in an order that changes with the hash seed."""
     def result(name, **metrics):
         (tmp_path / name).mkdir()
         igdm.write_json(tmp_path / name / "result.json", dict(metrics={k: dict(value=v) for k, v in metrics.items()}))
     for seed, aa in enumerate((20.0, 22.0)):
-        result(f"cifar100-rn18-bdm-ard-s{seed}", aa=aa, **{"gd@bdm": 0.2})
-    result("cifar100-rn18-bdm-ard+igdm-s0", aa=25.0)
+        result(f"cifar100-rn18-bdm-ard-s{seed}", aa=aa, **{"gd@bdm": 0.2 + seed / 100, "point_adv@bdm": 0.2})
+    result("cifar100-rn18-bdm-ard+igdm-s0", aa=25.0, **{"point_adv@bdm": 0.3})
     result("cifar100-rn18-pgd-at-s0", aa=18.0, **{"gd@bdm": 0.5, "gd@ltd": 0.4, "gd@ikl": 0.3})
     assert igdm.main(["--report", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
@@ -1547,11 +1612,15 @@ def test_report(tmp_path):
                           for line in lines[4:] if line.startswith("|")}
     assert list(rows) == sorted(rows, key=lambda table: (int(table.strip("h")), table)) and {"7", "7h"} <= rows.keys()
     paper = printed["cifar100-rn18-bdm-ard"]["4", "", "aa"]
-    assert rows["4"]["cifar100-rn18-bdm-ard"]["aa"] == f"21 ± 1.41 / {paper:g} ({21 - paper:+.3g})"
-    assert rows["4"]["cifar100-rn18-bdm-ard"]["gd"].startswith("0.2 ± 0.00 / ")
+    assert rows["4"]["cifar100-rn18-bdm-ard"]["aa"] == f"21 ± 1.4 / {paper:g} ({21 - paper:+.3g})"
+    assert rows["4"]["cifar100-rn18-bdm-ard"]["gd"].startswith("0.205 ± 0.0071 / ")
     assert rows["12"]["cifar100-rn18-pgd-at"]["gd"].startswith("0.3 / ") if "cifar100-rn18-pgd-at" in rows["12"] else (
         rows["12"]["cifar100-rn18-pgd-at @ikl"]["gd"].startswith("0.3 / "))
-    assert "Here, +IGDM has the higher AutoAttack accuracy in 1 of 1 pairs." in text.split("## Table 4")[1].split("## Table 5")[0]
+    four, five = text.split("## Table 4")[1].split("## Table 6")[0].split("## Table 5")
+    assert "Here, +IGDM has the better aa in 1 of 1 pairs." in four and "better gd" not in four
+    assert "Here, +IGDM has the better point_adv in 0 of 1 pairs, not in cifar100-rn18-bdm-ard+igdm." in five
+    (tmp_path / "cifar100-rn18-pgd-at-s0/result.json").write_text('{"metrics": {')
+    assert igdm.main(["--report", str(tmp_path)]) == 2 and "pgd-at-s0/result.json is damaged" in capsys.readouterr().err
     assert igdm.without_igdm("cifar10-mnv2-ltd-trades+igdm") == "cifar10-mnv2-trades @ltd"
 
 
@@ -1657,7 +1726,7 @@ def test_report_takes_a_rows_own_runs(tmp_path):
         left_behind(tmp_path / (RN18 + name), aa=aa)
     assert igdm.main(["--report", str(tmp_path)]) == 0
     rows = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith(f"| {RN18}adaad |")]
-    assert len(rows) == 6 and sum("| 21 ± 1.41 / " in row for row in rows) == sum("±" in row for row in rows) == 4
+    assert len(rows) == 6 and sum("| 21 ± 1.4 / " in row for row in rows) == sum("±" in row for row in rows) == 4
 
 def test_smoke_is_marked(tmp_path, monkeypatch):
     """A miniature taken for the paper's, or the paper's for a miniature; GD of a smoke run not found, as its teacher has
