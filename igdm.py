@@ -61,7 +61,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import models
-from models import UserError, one_line
+from models import UserError, one_line, out_of_memory
 
 HERE = Path(__file__).resolve().parent
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))      # set by torchrun
@@ -188,6 +188,8 @@ def read_npz(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[key] for key in Data._fields[:4]]
     except Exception as error:   # no file, no zip, a torn one, a missing array, pickled objects
+        if out_of_memory(error):
+            raise
         raise UserError(f"{path} is no .npz of x_train, y_train, x_test, y_test: {one_line(error)}") from error
     for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
         refuse((x.dtype != np.uint8 or x.ndim not in (3, 4) or x.shape[3:] not in ((), (1,), (3,)) or not len(x)
@@ -540,6 +542,7 @@ def train(S, T, data, cfg, stop):
         sums.copy_(state["sums"])
         S.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
+        from_rank_0(write_log, out, log)                        # it may be behind, or gone
         if start <= cfg.epochs:
             print(f"going on from epoch {start}, step {first} of {steps}")
 
@@ -554,7 +557,7 @@ def train(S, T, data, cfg, stop):
         if (out / "last.pt").exists():                          # the one before stays until the new one is whole
             os.replace(out / "last.pt", out / "previous.pt")
         state = dict(epoch=epoch, step=step, sums=sums, log=log, student=S.state_dict(), optimizer=optimizer.state_dict())
-        write_atomic(out / "log.jsonl", lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in log))
+        write_log(out, log)
         write_atomic(out / "last.pt", lambda file: torch.save(state, file))     # last: killed before, it is done again
 
     S.train()
@@ -743,7 +746,8 @@ def evaluate(S, teachers, data, cfg):
     def measure(name, function, batches=torch.arange(n, device=device).split(128), **settings):
         """Means over test images, batches of indices, of what function(x, y, g) gives: a dict of (batch,) tensors."""
         settings = dict(n=sum(map(len, batches)), **settings)
-        if settings.items() <= result["metrics"].get(name, {}).items():         # was measured by an earlier command
+        known = name not in ATTACKS or name in outcomes
+        if known and settings.items() <= result["metrics"].get(name, {}).items():       # was measured by an earlier command
             return
         started, parts = time.monotonic(), []
         peak_memory(device, reset=True)
@@ -831,6 +835,9 @@ def write_atomic(path, write):
 def write_json(path, value):
     write_atomic(path, lambda file: file.write(json.dumps(value, indent=1, default=str).encode() + b"\n"))
 
+def write_log(out, rows):
+    write_atomic(out / "log.jsonl", lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in rows))
+
 def read_own(path):
     """What a run has left in a .json or .npz (a dict), or .jsonl (a list). Raises UserError where it is damaged."""
     try:
@@ -852,14 +859,17 @@ def read_checkpoint(out):
     refuse((paths or (out / "damaged.pt").exists(), f"no checkpoint in {out} is whole; --fresh starts anew"))
 
 @contextlib.contextmanager
-def locked(out, wait=False):
+def locked(out, wait=False, name=".lock"):
     """The folder out, made if need be, for this process alone, as long as it lives; or halts with 75, unless told to wait."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
+    with open(out / name, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Halt(75, f"another process works in {out}") from None
+            if not wait:
+                raise Halt(75, f"another process works in {out}") from None
+            print(f"waiting for another process, which works in {out}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 def fingerprint(tensors):
@@ -899,9 +909,10 @@ def claim(cfg, images, teacher, write=True):
     training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
                     threads=torch.get_num_threads() if cfg.device == "cpu" else None)
     training |= dict(teacher_weights=teacher) if teacher else {}
-    path, over = cfg.out / "config.json", (cfg.out / "student.pt").exists()
-    if path.exists():
-        before = read_own(path).get("training", {})
+    over = (cfg.out / "student.pt").exists()
+    if (cfg.out / "config.json").exists():
+        before = trained(cfg.out)
+        refuse((not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside"))
         free = ["threads", "world", "precision", "compile"] if over else []
         free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
@@ -911,6 +922,11 @@ def claim(cfg, images, teacher, write=True):
                 "put it aside"))
     if write:
         write_config(cfg, training)
+
+def trained(out):
+    """What the folder's config.json says of its training; {} where there is none, as after an evaluation."""
+    training = read_own(out / "config.json").get("training") if (out / "config.json").exists() else {}
+    return training if isinstance(training, dict) else {}
 
 def write_config(cfg, training):
     settings = {key: value for key, value in vars(cfg).items() if key not in training}
@@ -937,13 +953,14 @@ def agreed(number, step):
     return max(filter(None, numbers), default=None)
 
 @contextlib.contextmanager
-def fetching(folder):
-    """One process at a time, rank 0 before other ranks: what it downloads into the folder, the next one finds there."""
+def fetching(path):
+    """Where path has yet to be downloaded, one process at a time, and rank 0 before other ranks: the next one finds it."""
     if RANK:
         dist.barrier()
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):                      # into a read-only folder nobody downloads
-            stack.enter_context(locked(folder, wait=True))
+        if not path.exists():
+            with contextlib.suppress(OSError):                  # into a read-only folder nobody downloads
+                stack.enter_context(locked(path.parent, wait=True, name=".fetching"))
         yield
     if WORLD > 1 and not RANK:
         dist.barrier()
@@ -1012,7 +1029,7 @@ def report(root):
                     paper, key = printed.get((table, column, metric)), f"{metric}@{'' if smoke else column}"
                     ours = [run.get(key, run.get(metric)) for run in runs[name].values() if {key, metric} & run.keys()]
                     mean = np.mean(ours) if ours else None
-                    spread = f" ± {np.std(ours, ddof=1):.2g}" if len(ours) > 1 else ""
+                    spread = f" ± {float(f'{np.std(ours, ddof=1):.2g}'):g}" if len(ours) > 1 else ""
                     cells.append("" if paper is None else f"{mean:.4g}{spread} / {paper:g} ({mean - paper:+.3g})" if ours
                                  else f"/ {paper:g}")
                     both.setdefault(metric, {})[label] = mean, paper
@@ -1333,14 +1350,16 @@ def load_network(source, arch, data, cfg):
     """A frozen network in eval mode: a named teacher, or a checkpoint of architecture arch, else as config.json says."""
     path, printed = source, None
     if source.startswith("robustbench:"):
-        with fetching(cfg.data_dir):
-            model = models.from_robustbench(source.split(":")[1], cfg.dataset, cfg.data_dir).to(cfg.device)
+        name = source.split(":")[1]
+        with fetching(cfg.data_dir / cfg.dataset / "Linf" / f"{name}.pt"):
+            model = models.from_robustbench(name, cfg.dataset, cfg.data_dir).to(cfg.device)
         check_network(model, source, data)
     else:
         if (cfg.dataset, source) in TEACHERS:
             arch, drive_id, printed = TEACHERS[cfg.dataset, source]
-            with fetching(cfg.data_dir):
-                path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
+            path = cfg.data_dir / f"{cfg.dataset}-{source}.pt"
+            with fetching(path):
+                models.fetch(drive_id, path)
         arch = arch or config_beside(source).get("student")
         refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
         model = build_network(f"{source} as {arch}", arch, data, cfg)
@@ -1365,15 +1384,13 @@ def pgd_at_teacher(cfg, images, stop):
         argv = ["--method", "pgd-at", "--student", arch, "--dataset", cfg.dataset, "--data-dir", str(cfg.data_dir),
                 "--attacks", "clean,pgd", "--device", cfg.device, "--out", str(out), *cfg.teacher_flags,
                 *(f"--{name}={value}" for name, value in {**flags, "limit-test": cfg.limit_test}.items() if value)]
-        if not (RANK or cfg.benchmark or cfg.eval_only or cfg.fresh):           # what would be refused later is refused now
+        if not (RANK or cfg.benchmark):                         # what would be refused later is refused now
             with locked(cfg.out):
-                claim(cfg, images, None, write=False)
+                if not (cfg.eval_only or cfg.fresh):
+                    claim(cfg, images, None, write=False)
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
-
-def out_of_memory(error):
-    return isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))
 
 def check_network(model, name, data):
     """Raise UserError unless model takes these images and gives a logit for each class."""
@@ -1403,15 +1420,18 @@ def run(argv, stop, wait=False):
         dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
     if cfg.device != "cpu":
         torch.cuda.set_device(cfg.device)
-    with fetching(cfg.data_dir) if cfg.dataset in DATASETS else contextlib.nullcontext():
+    with fetching(cfg.data_dir / f"{cfg.dataset}.npz") if cfg.dataset in DATASETS else contextlib.nullcontext():
         data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
     refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
             f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
     images = fingerprint(dict(x=data.x_train, y=data.y_train))
     cfg.probe = min(len(data.y_train) // 100 if cfg.probe is None else cfg.probe, len(data.y_test))
 
+    def find(name):
+        return pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name
+
     def load(name, arch):
-        return load_network(pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name, arch, data, cfg)
+        return load_network(find(name), arch, data, cfg)
 
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
     S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build_network(f"--student {cfg.student}", cfg.student, data, cfg)
@@ -1428,10 +1448,10 @@ def run(argv, stop, wait=False):
             put_aside(cfg.out)
         print(cfg.out, flush=True)
         if cfg.eval_only:
-            trained = config_beside(cfg.out / "config.json")
-            refuse((trained and cfg.out.resolve() != Path(cfg.eval_only).resolve().parent,
+            own = trained(cfg.out)
+            refuse((own and cfg.out.resolve() != Path(find(cfg.eval_only)).parent.resolve(),
                     f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out"))
-            if not trained:
+            if not own:
                 write_config(cfg, {})
         else:
             from_rank_0(claim, cfg, images, fingerprint(T.state_dict())[:16] if cfg.teacher else None)

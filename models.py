@@ -27,6 +27,9 @@ class UserError(Exception):
 def one_line(error):
     return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
 
+def out_of_memory(error):
+    return isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Architectures. Names of parameters are an interface: renaming one makes published checkpoints useless. Parts stand in
 # the order in which they run: fold relies on it. The pooling is global, where the originals pool a fixed 4x4 or 8x8.
@@ -232,7 +235,7 @@ def _damage(path):
             head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
         if head.startswith(b"PK"):  # torch.load does not check the CRCs: a flipped byte would load silently
             with zipfile.ZipFile(path) as archive:
-                folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
+                folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10 and not info.is_dir()]
                 bad = archive.testzip() or next(iter(folders), None)  # torch.load leaves what is marked as a folder unread
             return bad and f"is damaged ({bad})"
     except Exception as error:  # no such file, no right to it; zipfile and zlib have many ways to say "cut short"
@@ -251,6 +254,8 @@ def read_file(path):
         if not fault:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # garbage fails in the unpickler in any way it likes
+        if out_of_memory(error):
+            raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise UserError(f"{path} refers to {refused[1]}, and unpickling that could execute code: if you trust it, "

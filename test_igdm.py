@@ -616,7 +616,7 @@ BAD = [     # the command, and what the message must hold
 def check(code, err, fragment, before, folder):
     lines = err.splitlines()
     assert code == 2 and len(lines) == 1 and lines[0].startswith("igdm.py: error: ") and fragment in lines[0]
-    assert len(lines[0]) < 500 and {*folder.rglob("*")} - before <= {folder / "data" / name for name in ("", "digits.npz", ".lock")}
+    assert len(lines[0]) < 500 and {*folder.rglob("*")} - before <= {folder / "data" / name for name in ("", "digits.npz", ".fetching")}
 
 @pytest.mark.parametrize("command, fragment", BAD)
 def test_bad_command(folder, monkeypatch, capsys, command, fragment):
@@ -811,6 +811,16 @@ def test_bad_files(kind, said, remedy, tmp_path):
     message = str(caught.value)
     assert message.startswith(str(path)) and said in message and remedy in message and "\n" not in message
     assert not (tmp_path / "ran").exists()
+
+
+def test_checkpoint_zipped_anew(tmp_path):
+    """Would catch a whole checkpoint taken for damaged since its archive has entries for folders, as zip -r makes them."""
+    torch.save({"a": torch.ones(3)}, tmp_path / "c.pt")
+    with zipfile.ZipFile(tmp_path / "c.pt") as old, zipfile.ZipFile(tmp_path / "new.pt", "w") as new:
+        new.mkdir("c")
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert models.read_file(tmp_path / "new.pt")["a"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("arch, classes, change, said", [
@@ -1162,6 +1172,10 @@ def test_damage_is_said(whole, monkeypatch, capsys):
         Path("runs/hurt", name).write_bytes(good[:50])
         assert igdm.main(argv) == 2 and f"hurt/{name} is damaged" in capsys.readouterr().err
         Path("runs/hurt", name).write_bytes(good)
+    for name in ("outcomes.npz", "log.jsonl"):          # deleted, as the message says
+        os.remove(f"runs/hurt/{name}")
+    assert igdm.main(argv) == 0 and [*np.load("runs/hurt/outcomes.npz")] == ["clean", "pgd"]
+    assert without_timing(whole / "runs/hurt") == without_timing(whole / "runs/a")
     for name in ("last.pt", "previous.pt"):
         Path("runs/hurt", name).write_bytes(b"PK")
     for _ in range(2):
@@ -1230,7 +1244,7 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
     locked = []
 
     def look():
-        with open(tmp_path / ".lock", "w") as file:
+        with open(tmp_path / ".fetching", "w") as file:
             try:
                 locked.append(fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
             except BlockingIOError:
@@ -1240,19 +1254,26 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(igdm.models, "fetch", lambda *given: look() or igdm.refuse((True, "fetched")))
     argv = ["--batch", "4", "--student", "wrn-10-1", "--benchmark", "1", "--data-dir"]
     assert igdm.main([*argv, str(tmp_path)]) == 2 and "fetched" in capsys.readouterr().err and locked == [True, True]
+    monkeypatch.setattr(igdm, "locked", lambda *given, **more: look())
+    with igdm.fetching(tmp_path / "cifar100.npz"):      # it is there: no waiting for those who fetch something else
+        assert len(locked) == 2
+    monkeypatch.undo()
     (tmp_path / "file").touch()
     assert igdm.main([*argv, str(tmp_path / "file/data"), "--dataset", "digits", "--method", "pgd-at"]) == 0
 
 
-@pytest.mark.parametrize("name, error", (("load_data", MemoryError("Unable to allocate 3 TiB")),
-                                         ("to_float", torch.OutOfMemoryError("CUDA out of memory"))))
-def test_out_of_memory(tmp_path, monkeypatch, capsys, name, error):
-    """A traceback; or the network, tried on its first images, blamed for what the memory lacks."""
-    def fails(*given):
+@pytest.mark.parametrize("where, name, error", ((np, "load", MemoryError("Unable to allocate 3 TiB")),
+                                                (igdm, "to_float", torch.OutOfMemoryError("CUDA out of memory")),
+                                                (torch, "load", RuntimeError("DefaultCPUAllocator: can't allocate memory"))))
+def test_out_of_memory(tmp_path, monkeypatch, capsys, where, name, error):
+    """A traceback; or a file, or the network tried on its first images, blamed for what the memory lacks."""
+    def fails(*given, **more):
         raise error
-    monkeypatch.setattr(igdm, name, fails)
-    argv = ["--method", "pgd-at", "--dataset", "digits", "--data-dir", str(tmp_path), "--out", str(tmp_path / "o")]
-    assert igdm.main(argv) == 1 and "--batch" in capsys.readouterr().err
+    np.savez(tmp_path / "d.npz", **arrays())
+    torch.save({}, tmp_path / "last.pt")
+    monkeypatch.setattr(where, name, fails)
+    argv = ["--method", "pgd-at", "--dataset", str(tmp_path / "d.npz"), "--batch", "8", "--student", "wrn-10-1", "--out", str(tmp_path)]
+    assert igdm.main(argv) == 1 and "--batch" in capsys.readouterr().err and not (tmp_path / "damaged.pt").exists()
 
 
 def test_memory_is_trainings(whole, monkeypatch):
@@ -1294,6 +1315,10 @@ def test_eval_only(whole, monkeypatch, capsys):
     assert not (whole / "runs/e/last.pt").exists() and "torch" in json.loads((whole / "runs/e/config.json").read_text())["environment"]
     assert igdm.main(["--eval-only", "runs/a/student.pt", "--out", "runs/copy"]) == 2       # of another run
     assert "runs/copy holds a training run" in capsys.readouterr().err
+    assert igdm.main([*TINY, "--out", "runs/e"]) == 2 and "runs/e holds an evaluation" in capsys.readouterr().err
+    os.rename("runs/copy/student.pt", "elsewhere.pt")
+    os.symlink("../../elsewhere.pt", "runs/copy/student.pt")
+    assert igdm.main(["--eval-only", "runs/copy/student.pt", "--out", "runs/copy", "--attacks", "clean"]) == 0
     config = json.loads((whole / "runs/copy/config.json").read_text())
     config["training"].update(method="adaad", inner="student")          # a run whose own attack is not its method's
     (whole / "runs/copy/config.json").write_text(json.dumps(config))
