@@ -925,8 +925,8 @@ def claim(cfg, images, teacher, write=True):
 
 def trained(out):
     """What the folder's config.json says of its training; {} where there is none, as after an evaluation."""
-    training = read_own(out / "config.json").get("training") if (out / "config.json").exists() else {}
-    return training if isinstance(training, dict) else {}
+    path = out / "config.json"
+    return dict(read_own(path).get("training") or {}) if path.exists() else {}
 
 def write_config(cfg, training):
     settings = {key: value for key, value in vars(cfg).items() if key not in training}
@@ -1454,7 +1454,7 @@ def run(argv, stop, wait=False):
             if not own:
                 write_config(cfg, {})
         else:
-            from_rank_0(claim, cfg, images, fingerprint(T.state_dict())[:16] if cfg.teacher else None)
+            from_rank_0(lambda: claim(cfg, images, fingerprint(T.state_dict())[:16] if cfg.teacher else None))
             stop.deferred = True
             train(S, T, data, cfg, stop)
             stop.deferred = False
