@@ -30,6 +30,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import importlib
 import itertools
 import json
 import logging
@@ -61,7 +62,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import models
-from models import UserError, one_line, out_of_memory
+from models import UserError, explained, one_line, out_of_memory
 
 HERE = Path(__file__).resolve().parent
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))      # set by torchrun
@@ -184,23 +185,18 @@ def read_npz(path):
     """(x_train, y_train, x_test, y_test) of an .npz: images uint8 (N, H, W) or (N, H, W, C), integer labels from 0.
 
     Raises UserError, naming file and array, for anything else; pickled objects are never loaded."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[key] for key in Data._fields[:4]]
-    except Exception as error:   # no file, no zip, a torn one, a missing array, pickled objects
-        if out_of_memory(error):
-            raise
-        raise UserError(f"{path} is no .npz of x_train, y_train, x_test, y_test: {one_line(error)}") from error
+    with explained(f"{path} is no .npz of x_train, y_train, x_test, y_test"), np.load(path, allow_pickle=False) as file:
+        arrays = [file[key] for key in Data._fields[:4]]
     for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        refuse((x.dtype != np.uint8 or x.ndim not in (3, 4) or x.shape[3:] not in ((), (1,), (3,)) or not len(x)
-                or min(x.shape[1:3]) < 8 or x.shape[1:] != arrays[0].shape[1:],
-                f"{path}: x_{part} is {x.dtype} {x.shape}; it must be uint8, (N, H, W) or (N, H, W, C) with C 1 or 3, at "
-                "least 8x8, and of one size in train and test"))
-        refuse((not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1] or y.min() < 0 or y.max() >= 2**16
-                or y.max() > arrays[1].max(),
-                f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0 to at most 65535, one for each of the "
-                f"{len(x)} images, and none in test above those in train"))
-    refuse((arrays[1].max() < 1, f"{path}: there is only one class in y_train"))
+        refuse(x.dtype != np.uint8 or x.ndim not in (3, 4) or x.shape[3:] not in ((), (1,), (3,)) or not len(x)
+               or min(x.shape[1:3]) < 8 or x.shape[1:] != arrays[0].shape[1:],
+               f"{path}: x_{part} is {x.dtype} {x.shape}; it must be uint8, (N, H, W) or (N, H, W, C) with C 1 or 3, at "
+               "least 8x8, and of one size in train and test")
+        refuse(not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1] or y.min() < 0 or y.max() >= 2**16
+               or y.max() > arrays[1].max(),
+               f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0 to at most 65535, one for each of the "
+               f"{len(x)} images, and none in test above those in train")
+    refuse(arrays[1].max() < 1, f"{path}: there is only one class in y_train")
     return arrays
 
 def balanced_subset(y, n):
@@ -216,17 +212,13 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
     Raises UserError where a download fails or a file does not hold what it should."""
     path = Path(name) if name.endswith(".npz") else folder / f"{name}.npz"
     if name in DATASETS and not path.exists():
-        try:
+        advice = (f"put {SOURCES[name]} into {folder} by hand, or use --dataset digits, which needs no download"
+                  if name in SOURCES else "pip install -r requirements.txt")
+        with explained(f"cannot get {name}", advice):
             arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), (np.uint8, np.int64) * 2)]
-        except Exception as error:   # a downloader may raise anything; what helps is the same
-            advice = (f"put {SOURCES[name]} into {folder} by hand, or use --dataset digits, which needs no download"
-                      if name in SOURCES else "pip install -r requirements.txt")
-            raise UserError(f"cannot get {name} ({one_line(error)}): {advice}") from error
         with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
             folder.mkdir(parents=True, exist_ok=True)
-            own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
-            write_atomic(own, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
-            os.replace(own, path)
+            write_atomic(path, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
     else:
         arrays = read_npz(path)
     tensors = []
@@ -609,12 +601,14 @@ def train(S, T, data, cfg, stop):
         log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds, memory_mib=memory,
                                          probe_seconds=time.monotonic() - started - seconds)))
         checkpoint(epoch + 1, 0)
+        saved = time.monotonic()
 
 def benchmark(S, T, data, cfg):
     """What a step of the last epoch costs: medians over cfg.benchmark steps, after warm-up and capture, as a dict.
 
     Shares: attack, what is saved without its steps; teacher, what is saved, besides, where T is linear; student, the rest.
     The peak is that of a matrix product in this process; FLOPs are 2 per multiplication, of convolutions and linear layers."""
+    from torch.utils.benchmark import timer                     # it waits for the GPU
     from torch.utils.flop_counter import FlopCounterMode
     device, loss = data.y_train.device, objective(cfg, cfg.epochs)
     reads, sums, g = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device), generator(device, cfg.seed)
@@ -626,11 +620,7 @@ def benchmark(S, T, data, cfg):
         return partial(training_step(S, T, SimpleNamespace(**vars(cfg) | changes))[1], loss, reads, sums)
 
     def median(function, n=cfg.benchmark):
-        def to_the_end():
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-        return float(np.median(timeit.repeat(to_the_end, number=1, repeat=n)))
+        return float(np.median(timeit.repeat(function, timer=timer, number=1, repeat=n)))
 
     def timed(take):
         warm_up = median(lambda: take(*inputs()), 1)
@@ -700,7 +690,7 @@ def autoattack(model, x, y, classes, eps, seed):
     return adversary.run_standard_evaluation(x, y, batch_size=batch)[1] == y
 
 def pick_test(data, n):
-    """Indices of n test images, class-balanced, on the data's device."""
+    """Indices of n (None: all) test images, class-balanced, on the data's device."""
     return torch.from_numpy(balanced_subset(data.y_test.cpu().numpy(), n)).to(data.y_test.device)
 
 def probe(S, T, data, cfg):
@@ -730,70 +720,62 @@ def evaluate(S, teachers, data, cfg):
 
     Each metric is put into cfg.out/result.json with its n as soon as it is known, and not measured again for the same weights,
     images, seed, eps and step. outcomes.npz beside it keeps the outcome of every attack per image."""
-    out, n, device, eps, step = cfg.out, len(data.y_test), data.y_test.device, cfg.eps, cfg.step_size
+    out, device, eps, step, restarts = cfg.out, data.y_test.device, cfg.eps, cfg.step_size, cfg.preset.cw_restarts
     precision = cfg.precision if cfg.eval_only else "fp32"
     set_backends(precision, False)
-    of = dict(student=cfg.student, weights=fingerprint(S.state_dict()), images=fingerprint(dict(x=data.x_test, y=data.y_test)),
-              seed=cfg.seed, eps=eps, step=step, precision=precision)
-    result, outcomes = dict(of, metrics={}, timing={}), {}
-    if (out / "result.json").exists():
-        before = read_own(out / "result.json")
-        if of.items() <= before.items():
-            result, outcomes = before, read_own(out / "outcomes.npz") if (out / "outcomes.npz").exists() else {}
+    of = dict(student=cfg.student or cfg.eval_only, weights=fingerprint(S.state_dict()), seed=cfg.seed, eps=eps, step=step,
+              images=fingerprint(dict(x=data.x_test, y=data.y_test)), precision=precision)
+    result, outcomes = read_own(out / "result.json"), read_own(out / "outcomes.npz")
+    if not of.items() <= result.items():
+        result, outcomes = dict(of, metrics={}, timing={}), {}
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
-    def measure(name, function, batches=torch.arange(n, device=device).split(128), **settings):
-        """Means over test images, batches of indices, of what function(x, y, g) gives: a dict of (batch,) tensors."""
-        settings = dict(n=sum(map(len, batches)), **settings)
-        known = name not in ATTACKS or name in outcomes
-        if known and settings.items() <= result["metrics"].get(name, {}).items():       # was measured by an earlier command
-            return
-        started, parts = time.monotonic(), []
-        peak_memory(device, reset=True)
-        for i, index in enumerate(tqdm(batches, name, leave=False, disable=None)):
-            g = generator(device, cfg.seed, name.split("@")[0], i)
-            parts.append(function(to_float(data.x_test[index]), data.y_test[index], g))
-        for key in parts[0]:
-            values = finite(key, torch.cat([part[key] for part in parts]))
-            percent = values.dtype == torch.bool
-            result["metrics"][key] = dict(settings, value=values.double().mean().item() * (100 if percent else 1))
-            if percent:
-                outcomes[key] = values.cpu().numpy()
-                write_atomic(out / "outcomes.npz", lambda file: np.savez(file, **outcomes))
-        result["timing"][name] = dict(seconds=time.monotonic() - started, memory_mib=peak_memory(device))
-        write_json(out / "result.json", result)
-
     def finite(name, values):
         if not values.isfinite().all():
-            raise Halt(3, f"{name} of {cfg.student} is not finite")
+            raise Halt(3, f"{name} of {of['student']} is not finite")
         return values
 
+    def measure(name, function, batches=torch.arange(len(data.y_test), device=device).split(128), to="", **settings):
+        """Means over test images, batches of indices, of function(x, y, g), a dict of (batch,) tensors; to: "@TEACHER"."""
+        settings = dict(n=sum(map(len, batches)), **settings)
+        attack = name in ATTACKS
+        known = settings.items() <= result["metrics"].get(name + to, {}).items() and (not attack or name in outcomes)
+        if known or (attack and name not in cfg.attacks):       # measured by an earlier command, or not asked for
+            return
+        started = time.monotonic()
+        peak_memory(device, reset=True)
+        parts = [function(to_float(data.x_test[index]), data.y_test[index], generator(device, cfg.seed, name, i))
+                 for i, index in enumerate(tqdm(batches, name + to, leave=False, disable=None))]
+        for key in parts[0]:
+            values = finite(key + to, torch.cat([part[key] for part in parts]))
+            result["metrics"][key + to] = dict(settings, value=values.double().mean().item() * (100 if attack else 1))
+            if attack:
+                outcomes[key] = values.cpu().numpy()
+                write_atomic(out / "outcomes.npz", lambda file: np.savez(file, **outcomes))
+        result["timing"][name + to] = dict(seconds=time.monotonic() - started, memory_mib=peak_memory(device))
+        write_json(out / "result.json", result)
+
     def accuracy(name, attack, **settings):
-        if name in cfg.attacks:
-            measure(name, lambda x, y, g: {name: finite(name, attacked(attack(x, y, g))).argmax(1) == y}, **settings)
+        measure(name, lambda x, y, g: {name: finite(name, attacked(attack(x, y, g))).argmax(1) == y}, **settings)
 
     def point_wise(x, y, g):
         attack, start = inner_maximisation(cfg)
         x_adv = pgd(S, x, attack(S, T, x, y, SimpleNamespace(t_clean=T(x))), eps, step, 20, start, g)
         uniform = x + torch.empty_like(x).uniform_(-eps, eps, generator=g)
-        return {f"point_uniform@{teacher}": point_wise_distance(S, T, uniform),
-                f"point_adv@{teacher}": point_wise_distance(S, T, x_adv)}
+        return dict(point_uniform=point_wise_distance(S, T, uniform), point_adv=point_wise_distance(S, T, x_adv))
 
     accuracy("clean", lambda x, y, g: x)
     accuracy("fgsm", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, eps, 1, None))
     accuracy("pgd", lambda x, y, g: pgd(attacked, x, attack_ce(attacked, None, x, y, None), eps, step, 20, "uniform", g))
-    restarts = cfg.preset.cw_restarts
     accuracy("cw", lambda x, y, g: cw(attacked, x, y, eps, step, 50, restarts, g), restarts=restarts)
     measure("remainder", lambda x, y, g: {"remainder": remainder(S, x, eps, g)})
     for teacher, T in teachers.items():
-        same = dict(teacher=fingerprint(T.state_dict())[:16])
-        measure(f"gd@{teacher}", lambda x, y, g: {
-            f"{k}@{teacher}": v for k, v in gradient_alignment(S, T, x, y).items()}, **same)
-        measure(f"point_adv@{teacher}", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
-    if "aa" in cfg.attacks:
-        measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
-                [pick_test(data, min(cfg.aa_n or n, n))], version="standard" + " without apgd-t" * (data.classes < 4))
+        same = dict(to=f"@{teacher}", teacher=fingerprint(T.state_dict())[:16])
+        measure("gd", lambda x, y, g: gradient_alignment(S, T, x, y), **same)
+        measure("point_adv", point_wise, attack=" ".join(filter(None, (cfg.method, cfg.inner))), **same)
+    measure("aa", lambda x, y, g: {"aa": autoattack(attacked, x, y, data.classes, eps, cfg.seed)},
+            [pick_test(data, cfg.aa_n)], version="standard" + " without apgd-t" * (data.classes < 4))
     if teachers:                                                # for a picture in the report
         few = pick_test(data, 8)
         x, y = to_float(data.x_test[few]), data.y_test[few]
@@ -811,11 +793,10 @@ INTERRUPTED = "interrupted; the same command goes on from here"
 class Halt(BaseException):
     """(exit code, message): 3 a number is not finite, 75 the folder is busy, 130, 143 a signal. No library may swallow it."""
 
-def refuse(*cases):
-    """Raise UserError with the message of the first of (condition, message) whose condition holds."""
-    for wrong, message in cases:
-        if wrong:
-            raise UserError(message)
+def refuse(wrong, message):
+    """Raise UserError if wrong."""
+    if wrong:
+        raise UserError(message)
 
 def write_atomic(path, write):
     """Call write(binary file) such that path is either as before or complete and on the disk, whatever happens meanwhile."""
@@ -839,24 +820,24 @@ def write_log(out, rows):
     write_atomic(out / "log.jsonl", lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in rows))
 
 def read_own(path):
-    """What a run has left in a .json or .npz (a dict), or .jsonl (a list). Raises UserError where it is damaged."""
-    try:
+    """What a run has left in a .json or .npz (a dict), or .jsonl (a list); empty where there is none. Raises UserError where
+    it cannot be read."""
+    if not path.exists():
+        return [] if path.suffix == ".jsonl" else {}
+    with explained(f"{path} cannot be read", "delete it, and give the run's command again"):
         if path.suffix == ".jsonl":
             return [json.loads(row) for row in path.read_text().splitlines()]
         return dict(np.load(path) if path.suffix == ".npz" else json.loads(path.read_text()))
-    except Exception as error:   # a torn zip may raise anything
-        raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and give the run's command again") from error
 
 def read_checkpoint(out):
     """The newest checkpoint in out that is whole; None if there is none. Raises UserError if all are damaged."""
-    paths = [path for path in (out / "last.pt", out / "previous.pt") if path.exists()]
-    for path in paths:
+    for path in filter(Path.exists, (out / "last.pt", out / "previous.pt")):
         try:
             return models.read_file(path)
         except UserError as error:
             print(f"{error}; looking for the one before", file=sys.stderr)
             os.replace(path, out / "damaged.pt")                # or the next one would rename it over the good previous.pt
-    refuse((paths or (out / "damaged.pt").exists(), f"no checkpoint in {out} is whole; --fresh starts anew"))
+    refuse((out / "damaged.pt").exists(), f"no checkpoint in {out} is whole; --fresh starts anew")
 
 @contextlib.contextmanager
 def locked(out, wait=False, name=".lock"):
@@ -901,32 +882,25 @@ def environment(cfg):
                 python=platform.python_version(), platform=platform.platform(), commit=commit, precision=cfg.precision,
                 tf32=bool(gpu) and cfg.precision == "tf32", compile=cfg.compile, cuda_graphs=cfg.graphs)
 
-def claim(cfg, images, teacher, write=True):
-    """Write config.json, or check that cfg.out holds this very run: the same training, whatever is measured.
+def identity(cfg, images, T):
+    """What makes a training this one, as config.json has it, whatever is measured. Raises UserError if cfg.out holds another.
 
-    images, teacher: fingerprints of what is trained on and with (None: not yet known); their files may have moved. A finished
-    run may be measured anywhere: on another device, number of threads or processes."""
+    images: the fingerprint of what is trained on; T: the teacher (None: not yet known, or none); their files may have moved. A
+    finished run may be measured anywhere: on another device, number of threads or processes."""
     training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
                     threads=torch.get_num_threads() if cfg.device == "cpu" else None)
-    training |= dict(teacher_weights=teacher) if teacher else {}
-    over = (cfg.out / "student.pt").exists()
+    training |= dict(teacher_weights=fingerprint(T.state_dict())[:16]) if T else {}
     if (cfg.out / "config.json").exists():
-        before = trained(cfg.out)
-        refuse((not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside"))
-        free = ["threads", "world", "precision", "compile"] if over else []
+        before = read_own(cfg.out / "config.json").get("training")
+        refuse(not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside")
+        free = ["threads", "world", "precision", "compile"] if (cfg.out / "student.pt").exists() else []
+        free += ["threads"] if None in (before.get("threads"), training["threads"]) else []     # on a GPU they do not count
         free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
-                   if value != before.get(key) and key not in free
-                   and not (key == "threads" and None in (value, before.get(key)))]     # on a GPU they do not count
-        refuse((changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
-                "put it aside"))
-    if write:
-        write_config(cfg, training)
-
-def trained(out):
-    """What the folder's config.json says of its training; {} where there is none, as after an evaluation."""
-    path = out / "config.json"
-    return dict(read_own(path).get("training") or {}) if path.exists() else {}
+                   if value != before.get(key) and key not in free]
+        refuse(changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
+               "put it aside")
+    return training
 
 def write_config(cfg, training):
     settings = {key: value for key, value in vars(cfg).items() if key not in training}
@@ -985,21 +959,16 @@ def marked(kind, figure):
     """Names of the rows of run_all.sh, run or eval, that are marked as a figure's."""
     return re.findall(rf"^{kind} (\S+) .*::.* {figure}\b", (HERE / "run_all.sh").read_text(), re.M)
 
-def read_log(folder):
-    """The rows of log.jsonl, one an epoch; none where there is no log."""
-    file = folder / "log.jsonl"
-    return read_own(file) if file.exists() else []
-
 def measured(folder):
     """{metric: value} of one run; METRIC@TEACHER where it is measured against a teacher, METRIC@ against the first."""
-    if not (folder / "result.json").exists():
+    result, ood = read_own(folder / "result.json"), read_own(folder / "ood.json")       # run_all.sh's, from OODRobustBench
+    if not result:
         return {}
-    ood = folder / "ood.json"                                   # run_all.sh's, from OODRobustBench
-    values = {name: value for name, value in read_own(ood).items() if "_ood_" in name} if ood.exists() else {}
-    for name, entry in read_own(folder / "result.json")["metrics"].items():
+    values = {name: value for name, value in ood.items() if "_ood_" in name}
+    for name, entry in result["metrics"].items():
         values[name] = entry["value"]
         values.setdefault(name.split("@")[0] + "@", entry["value"])
-    if timing := [row["timing"] for row in read_log(folder)]:
+    if timing := [row["timing"] for row in read_own(folder / "log.jsonl")]:
         values["min_per_epoch"] = np.median([row["seconds"] for row in timing]) / 60
         values["memory_mib"] = timing[-1]["memory_mib"]
     return values
@@ -1064,7 +1033,7 @@ def picture(path, title, *panels):
 
 def figures(root, rows, runs, prefix=""):
     """Write root/figure2.png to figure5.png, and curves.png beside each log.jsonl, where there are the data for it."""
-    def points(names, x, y, by):        # of the runs that have both; x, y: metric or "teacher"; by: 1 teacher, 2 method
+    def points(names, x, y, by, **axes):    # panel of runs that have both; x, y: metric or "teacher"; by: 1 teacher, 2 method
         found, colors = [], {}
         for name, run in ((name, run) for name in names for run in runs[name].values()):
             parts, igdm = name.replace("-rn18", "").replace("+igdm", "").split("-", 2), "+igdm" in name
@@ -1073,42 +1042,41 @@ def figures(root, rows, runs, prefix=""):
                 color = colors.setdefault(parts[by], f"C{len(colors)}")
                 found.append(([run[f"{x}@"]], [run[f"{y}@"]], dict(
                     marker="o*"[igdm], ms=6 + 6 * igdm, ls="", color=color, label=parts[by] + " + IGDM" * igdm)))
-        return found
-
-    def pearson(found):
-        r = np.corrcoef([x + y for x, y, _ in found], rowvar=False)[0, 1] if len(found) > 2 else math.nan
-        return f"Pearson's r = {r:.2f} (n = {len(found)})"
+        if x != "teacher":
+            r = np.corrcoef([x + y for x, y, _ in found], rowvar=False)[0, 1] if len(found) > 2 else math.nan
+            axes["title"] = f"Pearson's r = {r:.2f} (n = {len(found)})"
+        return found, axes
 
     def curve(log, metric, **style):
         values = [row.get(metric, math.nan) for row in log]
         return [row["epoch"] for row in log], values, dict(style, marker="." * (len(log) < 20))
 
-    def curves(styles, metric):         # of the runs of the rows, name -> style, that have logged it
-        logs = [(name, read_log(path)) for name in styles for path in runs[name]]
-        return [curve(log, metric, label=name, **styles[name]) for name, log in logs if log and metric in log[0]]
+    def curves(styles, metric, **axes):     # panel of the runs of the rows, name -> style, that have logged it
+        logs = [(name, read_own(path / "log.jsonl")) for name in styles for path in runs[name]]
+        return [curve(log, metric, label=name, **styles[name]) for name, log in logs if log and metric in log[0]], axes
 
     share, aa = "remainder proportion, ||f(x+e) - f(x) - Je|| / ||f(x+e)||", "AutoAttack accuracy (%)"
     picture(root / "figure2.png", prefix + "Figure 2: how far from linear the outputs are around an image, CIFAR-100",
-            (points(marked("eval", "f2"), "teacher", "remainder", 1),
-             dict(xlabel="(a) teacher", ylabel=share, ymargin=1, ylim=(0, None))),
-            (curves({name: dict(color=f"C{3 + i}") for i, name in enumerate(marked("run", "f2"))}, "remainder"),
-             dict(xlabel="(b) epoch of training", ylabel=share, yscale="log")))
+            points(marked("eval", "f2"), "teacher", "remainder", 1,
+                   xlabel="(a) teacher", ylabel=share, ymargin=1, ylim=(0, None)),
+            curves({name: dict(color=f"C{3 + i}") for i, name in enumerate(marked("run", "f2"))}, "remainder",
+                   xlabel="(b) epoch of training", ylabel=share, yscale="log"))
     names = [name for name in rows if any(key[0] == "4" for key in rows[name])]
-    picture(root / "figure3.png", prefix + "Figure 3: AutoAttack accuracy and input gradients like the teacher's (table 4)", *(
-        (found := points(names, metric, "aa", 1), dict(xlabel=xlabel, ylabel=aa, title=pearson(found))) for metric, xlabel in (
-            ("gc", "GC, cosine similarity of the input gradients"), ("gd", "GD, L2 distance of the input gradients"))))
+    picture(root / "figure3.png", prefix + "Figure 3: AutoAttack accuracy and input gradients like the teacher's (table 4)",
+            points(names, "gc", "aa", 1, xlabel="GC, cosine similarity of the input gradients", ylabel=aa),
+            points(names, "gd", "aa", 1, xlabel="GD, L2 distance of the input gradients", ylabel=aa))
     picture(root / "figure4.png", prefix + "Figure 4: students by teacher, ResNet-18 on CIFAR-100",
-            (points(marked("run", "f4"), "teacher", "aa", 2), dict(xlabel="teacher", ylabel=aa)))
+            points(marked("run", "f4"), "teacher", "aa", 2, xlabel="teacher", ylabel=aa))
     ard = "cifar100-rn18-bdm-ard"
     direct = [name for name in rows if name.startswith(ard + "-direct") and runs[name]]
     styles = {name: dict(color=f"{0.8 - 0.6 * i / len(direct):.2f}", lw=1) for i, name in enumerate(direct)}
     styles |= {ard: dict(color="C0"), ard + "+igdm": dict(color="C3", lw=2)}
-    picture(root / "figure5.png", prefix + "Figure 5: IGDM, and direct matching of input gradients (eq. 11), added to ARD", *(
-        (curves(styles, metric), dict(xlabel="epoch", ylabel=ylabel, yscale=scale)) for metric, ylabel, scale in (
-            ("gd", "GD to the teacher, L2 distance", "linear"), ("loss", "training loss", "log"),
-            ("loss_base", "ARD's part of the training loss", "linear"))))
+    picture(root / "figure5.png", prefix + "Figure 5: IGDM, and direct matching of input gradients (eq. 11), added to ARD",
+            curves(styles, "gd", xlabel="epoch", ylabel="GD to the teacher, L2 distance"),
+            curves(styles, "loss", xlabel="epoch", ylabel="training loss", yscale="log"),
+            curves(styles, "loss_base", xlabel="epoch", ylabel="ARD's part of the training loss"))
     for path in sorted(root.glob("*/log.jsonl")):
-        file, log = path.with_name("curves.png"), read_log(path.parent)
+        file, log = path.with_name("curves.png"), read_own(path)
         if log and not (file.exists() and file.stat().st_mtime > path.stat().st_mtime):         # a picture takes half a second
             picture(file, f"{prefix}{path.parent.name}, training", *(
                 ([curve(log, name, label=name, color=f"C{i}") for i, name in names
@@ -1224,7 +1192,7 @@ def default_alpha(cfg):
         alpha, why = ALPHA_ABLATION[cfg.match], "that of the best AutoAttack in the paper's ablation"
     else:
         run, column = (cfg.dataset, cfg.student, cfg.teacher), "adaad" if cfg.method == "adaiad" else cfg.method
-        refuse((column not in ALPHA_COLUMNS, f"the paper has no alpha for {cfg.method}: give --alpha"))
+        refuse(column not in ALPHA_COLUMNS, f"the paper has no alpha for {cfg.method}: give --alpha")
         dataset = cfg.dataset if cfg.dataset in {row[0] for row in ALPHA} else "cifar10"
         row = min(ALPHA, key=lambda row: (row[0] != dataset, row[1] != cfg.student, row[2] != cfg.teacher, row[2] != "ltd"))
         alpha, why = ALPHA[row][ALPHA_COLUMNS.index(column)], ""
@@ -1244,28 +1212,30 @@ def resolve(argv):
         cfg.inner = cfg.inner or saved.get("inner")
     for name, default in (("method", "rslad"), ("dataset", "cifar100"), ("student", None)):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
-    refuse((cfg.method not in METHODS, f"{cfg.eval_only} is of a method {cfg.method}, which is not known: give --method"))
+    refuse(cfg.method not in METHODS, f"{cfg.eval_only} is of a method {cfg.method}, which is not known: give --method")
     cfg.preset, method = DATASETS.get(cfg.dataset, Dataset()), METHODS[cfg.method]      # Dataset(): of a user's .npz
     teacher_inside = method.inner not in STUDENT_ALONE
     given = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
     cfg.constants = {name: given.pop(f"{cfg.method}.{name}", value) for name, value in method.constants.items()}
-    cfg.attacks, gpus = cfg.attacks.split(","), [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    devices = ["cpu", *(["cuda", *gpus] if gpus else [])]
-    refuse(
-        (not cfg.dataset.endswith(".npz") and cfg.dataset not in DATASETS,
-         f"--dataset {cfg.dataset}: not one of {', '.join(DATASETS)}, nor the path of an .npz"),
-        (set(cfg.attacks) - set(ATTACKS), f"--attacks {','.join(cfg.attacks)}: choose from {','.join(ATTACKS)}"),
-        (cfg.surrogate and cfg.match != "igdm", "--surrogate belongs to --igdm"),
-        (not cfg.match and (cfg.alpha, cfg.ramp_epochs) != (None, None),
-         "--alpha and --ramp-epochs weigh the term that --igdm or --match adds: give one of these too"),
-        (cfg.inner and not teacher_inside, f"--inner: the attack of {cfg.method} has no teacher in it"),
-        (given, f"{', '.join(map(constant_flag, given))} does not belong to --method {cfg.method}"),
-        (cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}"),
-        (cfg.precision == "tf32" and cfg.device == "cpu", "--precision tf32 is for NVIDIA GPUs"),
-        (cfg.compile and cfg.match == "direct", "--compile: it has no second derivatives, which --match direct needs"),
-        (cfg.batch and cfg.batch % WORLD, f"--batch {cfg.batch}: must be a multiple of the {WORLD} processes"),
-        (cfg.eval_only and (cfg.benchmark or cfg.compile), "--benchmark and --compile are for training: without --eval-only"),
-        (WORLD > 1 and (cfg.eval_only or cfg.benchmark), "--eval-only and --benchmark are for one process: without torchrun"))
+    cfg.attacks, devices = cfg.attacks.split(","), ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
+    refuse(not cfg.dataset.endswith(".npz") and cfg.dataset not in DATASETS,
+           f"--dataset {cfg.dataset}: not one of {', '.join(DATASETS)}, nor the path of an .npz")
+    refuse(set(cfg.attacks) - set(ATTACKS), f"--attacks {','.join(cfg.attacks)}: choose from {','.join(ATTACKS)}")
+    refuse(cfg.surrogate and cfg.match != "igdm", "--surrogate belongs to --igdm")
+    refuse(not cfg.match and (cfg.alpha, cfg.ramp_epochs) != (None, None),
+           "--alpha and --ramp-epochs weigh the term that --igdm or --match adds: give one of these too")
+    refuse(cfg.inner and not teacher_inside, f"--inner: the attack of {cfg.method} has no teacher in it")
+    refuse(given, f"{', '.join(map(constant_flag, given))} does not belong to --method {cfg.method}")
+    refuse(cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}")
+    cuda = cfg.device != "cpu"
+    ampere = cuda and torch.cuda.get_device_capability(cfg.device) >= (8, 0)
+    refuse(cfg.precision == "tf32" and not ampere, "--precision tf32 is for NVIDIA GPUs, Ampere or newer")
+    refuse(cfg.precision == "bf16" and cuda and not ampere, "--precision bf16: this GPU, older than Ampere, has none")
+    refuse(cfg.compile and cfg.match == "direct", "--compile: it has no second derivatives, which --match direct needs")
+    refuse(cfg.batch and cfg.batch % WORLD, f"--batch {cfg.batch}: must be a multiple of the {WORLD} processes")
+    refuse(cfg.eval_only and (cfg.benchmark or cfg.compile), "--benchmark and --compile are for training: without --eval-only")
+    refuse(WORLD > 1 and (cfg.eval_only or cfg.benchmark), "--eval-only and --benchmark are for one process: without torchrun")
 
     # training
     for name in ("lr", "batch", "weight_decay", "eps", "augment", "aa_n"):
@@ -1290,31 +1260,26 @@ def resolve(argv):
     published = [teacher for dataset, teacher in TEACHERS if dataset == cfg.dataset]
     unknown = [name for name in sources if name not in (*published, "pgd-at") and not name.startswith("robustbench:")
                and not Path(name).is_file()]
-    refuse(
-        (needed and not teachers,
-         f"{' + '.join(filter(None, (cfg.method, cfg.match)))} needs a teacher, and {cfg.dataset} has none to fetch: give "
-         "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first"),
-        (unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
-         f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME"),
-        (len(cfg.teachers) > 1 and needed,
-         f"--teacher {teachers}: {cfg.method} learns from one, others can be measured against"),
-        (cfg.teacher_arch and "pgd-at" not in sources and not any(Path(name).is_file() for name in cfg.teachers),
-         "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own"),
-        (cfg.teacher_epochs and "pgd-at" not in sources, "--teacher-epochs belongs to --teacher pgd-at"))
+    refuse(needed and not teachers,
+           f"{' + '.join(filter(None, (cfg.method, cfg.match)))} needs a teacher, and {cfg.dataset} has none to fetch: give "
+           "--teacher PATH --teacher-arch wrn-34-10 (the paper has RiFT's checkpoint), or --teacher pgd-at to train one first")
+    refuse(unknown, f"{','.join(unknown)}: no such file, and the teachers for {cfg.dataset} are "
+           f"{', '.join([*published, 'pgd-at'])} and robustbench:NAME")
+    refuse(needed and len(cfg.teachers) > 1,
+           f"--teacher {teachers}: {cfg.method} learns from one, others can be measured against")
+    refuse(cfg.teacher_arch and "pgd-at" not in sources and not any(Path(name).is_file() for name in cfg.teachers),
+           "--teacher-arch belongs to --teacher PATH or pgd-at; the others have their own")
+    refuse(cfg.teacher_epochs and "pgd-at" not in sources, "--teacher-epochs belongs to --teacher pgd-at")
     cfg.teacher = cfg.teachers[0] if needed else None
-    beside = config_beside(cfg.teacher).get("student")
 
     # precision and compilation; what is typed of these holds for a teacher trained first, too
-    archs = [cfg.student, *([cfg.teacher, cfg.teacher_arch or beside] if cfg.teacher else [])]
+    archs = cfg.student, *([cfg.teacher, cfg.teacher_arch or config_beside(cfg.teacher).get("student")] if cfg.teacher else [])
     foreign = any(re.match(r"[\w.]+:", arch) for arch in archs if arch)      # a network in which bf16 reaches the last layer
-    cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
-    cuda = cfg.device != "cpu"
-    ampere = cuda and torch.cuda.get_device_capability(cfg.device) >= (8, 0)
     cfg.teacher_flags = [f"--precision={cfg.precision}"] if cfg.precision and not cfg.eval_only else []
     cfg.teacher_flags += ["--no-compile"] if cfg.compile is False else []
     cfg.precision = cfg.precision or ("fp32" if not ampere or cfg.eval_only or cfg.report else "tf32" if foreign else "bf16")
     cfg.compile = ampere and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
-    cfg.graphs = cuda and cfg.compile and WORLD == 1
+    cfg.graphs = cuda and cfg.compile and not foreign and WORLD == 1         # networks of others may look at the CPU
 
     if not cfg.match or cfg.eval_only:
         cfg.alpha = 0.0
@@ -1334,11 +1299,10 @@ TRAINING = (   # a run's identity; images, the teacher's weights, threads and pr
 
 def config_beside(checkpoint):
     """What config.json in the folder of a file says of its training, if there is one, of a run of ours; else {}."""
-    try:
-        config = Path(checkpoint).with_name("config.json")
-        return dict(json.loads(config.read_text())["training"]) if Path(checkpoint).is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if Path(checkpoint).is_file():
+            return dict(json.loads(Path(checkpoint).with_name("config.json").read_text())["training"])
+    return {}
 
 def build_network(name, arch, data, cfg):
     """A new network of that architecture, on the data's device, which takes these images; name is for the message."""
@@ -1361,7 +1325,7 @@ def load_network(source, arch, data, cfg):
             with fetching(path):
                 models.fetch(drive_id, path)
         arch = arch or config_beside(source).get("student")
-        refuse((not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student"))
+        refuse(not arch, f"{source}: of which architecture? --teacher-arch says it, or with --eval-only --student")
         model = build_network(f"{source} as {arch}", arch, data, cfg)
         models.load_state(model, path, arch)
     model.eval().requires_grad_(False)
@@ -1387,21 +1351,16 @@ def pgd_at_teacher(cfg, images, stop):
         if not (RANK or cfg.benchmark):                         # what would be refused later is refused now
             with locked(cfg.out):
                 if not (cfg.eval_only or cfg.fresh):
-                    claim(cfg, images, None, write=False)
+                    identity(cfg, images, None)
         print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
         run(argv, stop, wait=True)
     return str(out / "student.pt")
 
 def check_network(model, name, data):
     """Raise UserError unless model takes these images and gives a logit for each class."""
-    try:
-        with torch.no_grad(), eval_mode(model):
-            shape = tuple(model(to_float(data.x_train[:2])).shape)
-    except Exception as error:   # a user's network may raise anything
-        if out_of_memory(error):
-            raise
-        raise UserError(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}: {one_line(error)}") from error
-    refuse((shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted"))
+    with explained(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}"), torch.no_grad(), eval_mode(model):
+        shape = tuple(model(to_float(data.x_train[:2])).shape)
+    refuse(shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted")
 
 def set_backends(precision, fixed_shapes):
     """TF32 for convolutions where precision says so; never for the matrix product of a last layer."""
@@ -1412,7 +1371,7 @@ def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
     cfg = resolve(argv)
     if cfg.report:
-        refuse((not cfg.report.is_dir(), f"--report {cfg.report}: no such folder"))
+        refuse(not cfg.report.is_dir(), f"--report {cfg.report}: no such folder")
         return report(cfg.report)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -1422,24 +1381,23 @@ def run(argv, stop, wait=False):
         torch.cuda.set_device(cfg.device)
     with fetching(cfg.data_dir / f"{cfg.dataset}.npz") if cfg.dataset in DATASETS else contextlib.nullcontext():
         data = load_data(cfg.dataset, cfg.data_dir, cfg.limit_train, cfg.limit_test, cfg.device)
-    refuse((cfg.batch > len(data.y_train) and not cfg.eval_only,
-            f"--batch {cfg.batch}: there are only {len(data.y_train)} training images"))
+    refuse(cfg.batch > len(data.y_train) and not cfg.eval_only,
+           f"--batch {cfg.batch}: there are only {len(data.y_train)} training images")
     images = fingerprint(dict(x=data.x_train, y=data.y_train))
     cfg.probe = min(len(data.y_train) // 100 if cfg.probe is None else cfg.probe, len(data.y_test))
 
     def find(name):
         return pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name
 
-    def load(name, arch):
-        return load_network(find(name), arch, data, cfg)
-
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
-    S = load(cfg.eval_only, cfg.student) if cfg.eval_only else build_network(f"--student {cfg.student}", cfg.student, data, cfg)
-    teachers = {name: load(name, cfg.teacher_arch) for name in cfg.teachers}
+    S = (load_network(find(cfg.eval_only), cfg.student, data, cfg) if cfg.eval_only
+         else build_network(f"--student {cfg.student}", cfg.student, data, cfg))
+    teachers = {name: load_network(find(name), cfg.teacher_arch, data, cfg) for name in cfg.teachers}
     T = next(iter(teachers.values()), None)
     set_backends(cfg.precision, True)
-    if cfg.graphs:                                  # captured() wants a stream that is not the default one
-        torch.cuda.synchronize()
+    if cfg.graphs:
+        importlib.import_module("torch._dynamo")    # inside train, garbage of this import would keep the last graph's memory
+        torch.cuda.synchronize()                    # captured() wants a stream that is not the default one
         torch.cuda.set_stream(torch.cuda.Stream())
     if cfg.benchmark:
         return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
@@ -1448,13 +1406,15 @@ def run(argv, stop, wait=False):
             put_aside(cfg.out)
         print(cfg.out, flush=True)
         if cfg.eval_only:
-            own = trained(cfg.out)
-            refuse((own and cfg.out.resolve() != Path(find(cfg.eval_only)).parent.resolve(),
-                    f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out"))
+            own = read_own(cfg.out / "config.json").get("training")     # nothing where it holds an evaluation
+            refuse(own and cfg.out.resolve() != Path(find(cfg.eval_only)).parent.resolve(),
+                   f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out")
             if not own:
                 write_config(cfg, {})
         else:
-            from_rank_0(lambda: claim(cfg, images, fingerprint(T.state_dict())[:16] if cfg.teacher else None))
+            training = from_rank_0(identity, cfg, images, T if cfg.teacher else None)
+            if not (RANK or {"config.json", "student.pt"} <= {*os.listdir(cfg.out)}):       # a finished run's stays
+                write_config(cfg, training)
             stop.deferred = True
             train(S, T, data, cfg, stop)
             stop.deferred = False
@@ -1484,15 +1444,16 @@ def main(argv=None):
             run(sys.argv[1:] if argv is None else argv, stop)
         return 0
     except (UserError, OSError) as error:
-        code, message = 2, f"error: {error if isinstance(error, UserError) else one_line(error)}"
+        code, message = 2, f"error: {one_line(error)}"
     except Halt as halt:
         code, message = halt.args
-    except torch._dynamo.exc.TorchDynamoException as error:
-        code, message = 2, f"error: torch.compile failed, --no-compile goes without it ({one_line(error)})"
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            code, message = 1, f"out of memory: in training a smaller --batch helps, else a smaller network ({one_line(error)})"
+        elif isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            code, message = 2, f"error: torch.compile failed, --no-compile goes without it ({one_line(error)})"
+        else:
             raise
-        code, message = 1, f"out of memory: a smaller --batch helps in training, a smaller network always ({one_line(error)})"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

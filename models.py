@@ -3,6 +3,7 @@
 Every model takes images in [0, 1], shape (batch, channels, height, width) with sides of 8 to 64, and returns
 logits, shape (batch, num_classes). Parameters have the names of the published checkpoints, so that these load strictly.
 """
+import contextlib
 import copy
 import importlib
 import os
@@ -25,10 +26,21 @@ class UserError(Exception):
     """Something the user can mend; main prints it as one line and exits with 2."""
 
 def one_line(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
 
 def out_of_memory(error):
     return isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))
+
+@contextlib.contextmanager
+def explained(what, advice=""):
+    """UserError "what (error): advice" in place of an error inside, a lack of memory excepted: libraries, torn files, downloads
+    and code of the user fail in any way they like."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{what} ({one_line(error)})" + f": {advice}" * bool(advice)) from error
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Architectures. Names of parameters are an interface: renaming one makes published checkpoints useless. Parts stand in
@@ -170,13 +182,11 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
     module, function = arch.split(":", 1)
     if os.getcwd() not in sys.path:  # `python elsewhere/igdm.py` looks beside the script only
         sys.path.insert(0, os.getcwd())
-    try:
+    with explained(f"architecture {arch!r} failed"):
         model = getattr(importlib.import_module(module), function)(num_classes=num_classes)
         if not isinstance(model, nn.Module):
             raise TypeError(f"it gave {type(model).__name__}, where an nn.Module is wanted")
         return model
-    except Exception as error:  # it runs code of the user: anything may come
-        raise UserError(f"architecture {arch!r} failed: {one_line(error)}") from error
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Faster: with fixed statistics, a batch norm after a convolution is part of the convolution; and bf16.
@@ -301,31 +311,24 @@ def fetch(drive_id, path):
     path, url = Path(path), f"https://drive.google.com/uc?id={drive_id}"
     if path.exists():
         return path
-    try:
+    with explained(f"cannot download {path}", f"get {url} in a browser and put it at {path.absolute()}, or use --teacher "
+                   "pgd-at (train one yourself) or --dataset digits"):
         import gdown
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=path.parent) as beside:
             part = Path(beside) / "part"
             gdown.download(url, str(part))
-            fault = _damage(part)
-            if not fault:
-                read_file(part)  # whole, also where the format has no checksum
-                return part.replace(path)
-    except UserError as error:
-        fault = str(error).removeprefix(f"{part} ")
-    except Exception as error:  # network, quota, disk: gdown has no common class for them
-        fault = one_line(error)
-    raise UserError(f"cannot download {path} ({fault}): get {url} in a browser and put it at {path.absolute()}, "
-                    "or use --teacher pgd-at (train one yourself) or --dataset digits")
+            if fault := _damage(part):
+                raise OSError(f"what came {fault}")
+            read_file(part)  # whole, also where the format has no checksum
+            return part.replace(path)
 
 def from_robustbench(name, dataset, folder):
     """RobustBench's Linf model of that name for "cifar10" or "cifar100", kept in folder; UserError where it fails."""
-    try:
+    with explained(f"robustbench cannot load {name} for {dataset}", "pip install robustbench 'setuptools<81', check the name "
+                   f"on https://robustbench.github.io, and the files in {folder}"):
         import pyautoattack.state
         for part in ("", ".state"):  # robustbench imports it by its former name
             sys.modules.setdefault("autoattack" + part, sys.modules["pyautoattack" + part])
         from robustbench.utils import load_model
         return load_model(model_name=name, model_dir=folder, dataset=dataset, threat_model="Linf")
-    except Exception as error:  # an unknown name is a KeyError, a failed download nearly anything
-        raise UserError(f"robustbench cannot load {name} for {dataset} ({one_line(error)}): pip install robustbench 'setuptools"
-                        f"<81', check the name on https://robustbench.github.io, and the files in {folder}") from error

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-GPU = shutil.which("nvidia-smi") and subprocess.run([sys.executable, "-c", "import torch; torch.zeros(1).cuda()"],
+GPU = shutil.which("nvidia-smi") and subprocess.run([sys.executable, "-c", "import torch; torch.zeros(1).cuda(); assert torch.cuda.get_device_capability() >= (8, 0)"],
                                                     capture_output=True).returncode == 0 and os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""     # what must repeat to the bit does so on a CPU; tests of a GPU are processes of their own
 
@@ -230,7 +230,7 @@ def test_settings(command, expected, said, capsys):
     told = capsys.readouterr().err
     assert said in told and bool(said) == bool(told)
 
-FAST = [    # command, precision, compiled: on a GPU
+FAST = [    # command, precision, compiled and replayed: on a GPU
     ("--method ard --teacher bdm", "bf16", True), ("--method pgd-at --student toy:net", "tf32", False),
     ("--method ard --teacher robustbench:X", "tf32", False), ("--method ard --teacher own/student.pt", "tf32", False),
     ("--method ard --teacher own/student.pt --teacher-arch rn18", "bf16", True),
@@ -252,6 +252,22 @@ def test_precision_on_a_gpu(tmp_path, monkeypatch, command, precision, compiled)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))     # before Ampere, perhaps without Triton
     cfg = igdm.resolve([*command.split(), "--device", "cuda"])
     assert (cfg.precision, cfg.compile) == ("fp32", False)
+
+def test_refused_on_a_gpu(monkeypatch):
+    """bf16 that an old GPU emulates, slowly; TF32 in config.json where there is none; a graph of a network that looks at the
+    CPU; the second of two processes on one GPU with a traceback."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    for precision in ("bf16", "tf32"):
+        with pytest.raises(UserError, match="Ampere"):
+            igdm.resolve(f"--method pgd-at --device cuda --precision {precision}".split())
+    assert igdm.resolve("--method pgd-at --device cpu --precision bf16".split()).precision == "bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cfg = igdm.resolve("--method pgd-at --student toy:net --compile --device cuda".split())
+    assert cfg.compile and not cfg.graphs
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match="cuda:1: there is cpu, cuda:0"):
+        igdm.resolve("--method pgd-at --device cuda".split())
 
 @pytest.mark.parametrize("method", ["iad", "adaiad"])
 @pytest.mark.parametrize("flags, last", [("--epochs 200", 60), ("--epochs 50", 15), ("--epochs 10", 3),
@@ -1123,6 +1139,17 @@ def test_teacher_of_other_data_is_not_taken(whole, monkeypatch, capsys):
     assert "holds another run (images was" in capsys.readouterr().err
 
 
+def test_finished_run_keeps_its_record(tmp_path):
+    """A config.json that says fp32 of what was trained in bf16, once it has been measured again without that flag."""
+    argv = ("--method pgd-at --dataset digits --limit-train 24 --limit-test 20 --batch 8 --student wrn-10-1 --epochs 1 --steps 1 "
+            "--probe 0 --attacks clean --out").split()
+    assert igdm.main([*argv, str(tmp_path), "--precision", "bf16"]) == 0
+    record = (tmp_path / "config.json").read_text()
+    assert igdm.main([*argv, str(tmp_path), "--attacks", "clean,fgsm"]) == 0
+    assert (tmp_path / "config.json").read_text() == record and '"bf16"' in record
+    assert "fgsm" in json.loads((tmp_path / "result.json").read_text())["metrics"]
+
+
 def test_other_images_are_measured_anew(whole, monkeypatch):
     """--eval-only that answers with what it measured on other images, or with another seed."""
     monkeypatch.chdir(whole)
@@ -1170,7 +1197,7 @@ def test_damage_is_said(whole, monkeypatch, capsys):
     for name in ("result.json", "outcomes.npz", "config.json"):
         good = Path("runs/hurt", name).read_bytes()
         Path("runs/hurt", name).write_bytes(good[:50])
-        assert igdm.main(argv) == 2 and f"hurt/{name} is damaged" in capsys.readouterr().err
+        assert igdm.main(argv) == 2 and f"hurt/{name} cannot be read" in capsys.readouterr().err
         Path("runs/hurt", name).write_bytes(good)
     for name in ("outcomes.npz", "log.jsonl"):          # deleted, as the message says
         os.remove(f"runs/hurt/{name}")
@@ -1251,7 +1278,7 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
                 locked.append(True)
     x, y = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
     monkeypatch.setattr(igdm, "read_original", lambda *given: look() or (x, y, x, y))
-    monkeypatch.setattr(igdm.models, "fetch", lambda *given: look() or igdm.refuse((True, "fetched")))
+    monkeypatch.setattr(igdm.models, "fetch", lambda *given: look() or igdm.refuse(True, "fetched"))
     argv = ["--batch", "4", "--student", "wrn-10-1", "--benchmark", "1", "--data-dir"]
     assert igdm.main([*argv, str(tmp_path)]) == 2 and "fetched" in capsys.readouterr().err and locked == [True, True]
     monkeypatch.setattr(igdm, "locked", lambda *given, **more: look())
@@ -1264,6 +1291,7 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("where, name, error", ((np, "load", MemoryError("Unable to allocate 3 TiB")),
                                                 (igdm, "to_float", torch.OutOfMemoryError("CUDA out of memory")),
+                                                (igdm, "train", torch._dynamo.exc.TorchDynamoException("CUDA out of memory")),
                                                 (torch, "load", RuntimeError("DefaultCPUAllocator: can't allocate memory"))))
 def test_out_of_memory(tmp_path, monkeypatch, capsys, where, name, error):
     """A traceback; or a file, or the network tried on its first images, blamed for what the memory lacks."""
@@ -1274,6 +1302,14 @@ def test_out_of_memory(tmp_path, monkeypatch, capsys, where, name, error):
     monkeypatch.setattr(where, name, fails)
     argv = ["--method", "pgd-at", "--dataset", str(tmp_path / "d.npz"), "--batch", "8", "--student", "wrn-10-1", "--out", str(tmp_path)]
     assert igdm.main(argv) == 1 and "--batch" in capsys.readouterr().err and not (tmp_path / "damaged.pt").exists()
+
+def test_failed_compilation(tmp_path, monkeypatch, capsys):
+    """A traceback, where --no-compile is all that it takes."""
+    def fails(*given):
+        raise torch._dynamo.exc.TorchDynamoException("no Triton")
+    monkeypatch.setattr(igdm, "train", fails)
+    argv = "--method pgd-at --dataset digits --batch 8 --limit-train 64 --student wrn-10-1 --out".split()
+    assert igdm.main([*argv, str(tmp_path)]) == 2 and "--no-compile" in capsys.readouterr().err
 
 
 def test_memory_is_trainings(whole, monkeypatch):
@@ -1645,7 +1681,7 @@ def test_report(tmp_path, capsys):
     assert "Here, +IGDM has the better aa in 1 of 1 pairs." in four and "better gd" not in four
     assert "Here, +IGDM has the better point_adv in 0 of 1 pairs, not in cifar100-rn18-bdm-ard+igdm." in five
     (tmp_path / "cifar100-rn18-pgd-at-s0/result.json").write_text('{"metrics": {')
-    assert igdm.main(["--report", str(tmp_path)]) == 2 and "pgd-at-s0/result.json is damaged" in capsys.readouterr().err
+    assert igdm.main(["--report", str(tmp_path)]) == 2 and "pgd-at-s0/result.json cannot be read" in capsys.readouterr().err
     assert igdm.without_igdm("cifar10-mnv2-ltd-trades+igdm") == "cifar10-mnv2-trades @ltd"
 
 
