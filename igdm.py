@@ -218,7 +218,9 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
             arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), (np.uint8, np.int64) * 2)]
         with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
+            own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
+            write_atomic(own, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
+            os.replace(own, path)
     else:
         arrays = read_npz(path)
     tensors = []
@@ -608,7 +610,6 @@ def benchmark(S, T, data, cfg):
 
     Shares: attack, what is saved without its steps; teacher, what is saved, besides, where T is linear; student, the rest.
     The peak is that of a matrix product in this process; FLOPs are 2 per multiplication, of convolutions and linear layers."""
-    from torch.utils.benchmark import timer                     # it waits for the GPU
     from torch.utils.flop_counter import FlopCounterMode
     device, loss = data.y_train.device, objective(cfg, cfg.epochs)
     reads, sums, g = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device), generator(device, cfg.seed)
@@ -620,7 +621,11 @@ def benchmark(S, T, data, cfg):
         return partial(training_step(S, T, SimpleNamespace(**vars(cfg) | changes))[1], loss, reads, sums)
 
     def median(function, n=cfg.benchmark):
-        return float(np.median(timeit.repeat(function, timer=timer, number=1, repeat=n)))
+        def to_the_end():
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        return float(np.median(timeit.repeat(to_the_end, number=1, repeat=n)))
 
     def timed(take):
         warm_up = median(lambda: take(*inputs()), 1)
@@ -723,25 +728,25 @@ def evaluate(S, teachers, data, cfg):
     out, device, eps, step, restarts = cfg.out, data.y_test.device, cfg.eps, cfg.step_size, cfg.preset.cw_restarts
     precision = cfg.precision if cfg.eval_only else "fp32"
     set_backends(precision, False)
-    of = dict(student=cfg.student or cfg.eval_only, weights=fingerprint(S.state_dict()), seed=cfg.seed, eps=eps, step=step,
+    of = dict(student=cfg.student, weights=fingerprint(S.state_dict()), seed=cfg.seed, eps=eps, step=step,
               images=fingerprint(dict(x=data.x_test, y=data.y_test)), precision=precision)
-    result, outcomes = read_own(out / "result.json"), read_own(out / "outcomes.npz")
-    if not of.items() <= result.items():
-        result, outcomes = dict(of, metrics={}, timing={}), {}
+    before, result, outcomes = read_own(out / "result.json"), dict(of, metrics={}, timing={}), {}
+    if of.items() <= before.items():
+        result, outcomes = before, read_own(out / "outcomes.npz")
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
     def finite(name, values):
         if not values.isfinite().all():
-            raise Halt(3, f"{name} of {of['student']} is not finite")
+            raise Halt(3, f"{name} of {cfg.student or cfg.eval_only} is not finite")
         return values
 
     def measure(name, function, batches=torch.arange(len(data.y_test), device=device).split(128), to="", **settings):
         """Means over test images, batches of indices, of function(x, y, g), a dict of (batch,) tensors; to: "@TEACHER"."""
         settings = dict(n=sum(map(len, batches)), **settings)
-        attack = name in ATTACKS
-        known = settings.items() <= result["metrics"].get(name + to, {}).items() and (not attack or name in outcomes)
-        if known or (attack and name not in cfg.attacks):       # measured by an earlier command, or not asked for
+        percent = name in ATTACKS
+        known = settings.items() <= result["metrics"].get(name + to, {}).items() and (not percent or name in outcomes)
+        if known or (percent and name not in cfg.attacks):       # measured by an earlier command, or not asked for
             return
         started = time.monotonic()
         peak_memory(device, reset=True)
@@ -749,8 +754,8 @@ def evaluate(S, teachers, data, cfg):
                  for i, index in enumerate(tqdm(batches, name + to, leave=False, disable=None))]
         for key in parts[0]:
             values = finite(key + to, torch.cat([part[key] for part in parts]))
-            result["metrics"][key + to] = dict(settings, value=values.double().mean().item() * (100 if attack else 1))
-            if attack:
+            result["metrics"][key + to] = dict(settings, value=values.double().mean().item() * (100 if percent else 1))
+            if percent:
                 outcomes[key] = values.cpu().numpy()
                 write_atomic(out / "outcomes.npz", lambda file: np.savez(file, **outcomes))
         result["timing"][name + to] = dict(seconds=time.monotonic() - started, memory_mib=peak_memory(device))
@@ -1177,7 +1182,7 @@ def make_parser():
     add("--precision", choices=("fp32", "tf32", "bf16"), help="of training (default on CUDA bf16, or tf32 with "
         "networks of others, else fp32), or of --eval-only (default fp32); tf32 is for convolutions")
     add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile, on CUDA with CUDA graphs (default there, "
-        "but with networks of others and --match direct)")
+        "but not with --match direct or networks of others, for which there are no graphs)")
     add("--benchmark", type=count, metavar="N", help="time N training steps, print JSON, train nothing")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default cuda if there is one, else cpu")
     add("--threads", type=at_least(1, high=1024), help="CPU threads (default torch's)")
@@ -1413,7 +1418,7 @@ def run(argv, stop, wait=False):
                 write_config(cfg, {})
         else:
             training = from_rank_0(identity, cfg, images, T if cfg.teacher else None)
-            if not (RANK or {"config.json", "student.pt"} <= {*os.listdir(cfg.out)}):       # a finished run's stays
+            if not (RANK or {"config.json", "last.pt", "student.pt"} <= {*os.listdir(cfg.out)}):        # a finished run's stays
                 write_config(cfg, training)
             stop.deferred = True
             train(S, T, data, cfg, stop)
@@ -1431,7 +1436,7 @@ def run(argv, stop, wait=False):
         print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
 
 def main(argv=None):
-    """Run one command; returns the exit code: 0, 2 for what the user can mend, or as Halt says."""
+    """Run one command; returns the exit code: 0, 1 out of memory, 2 for what the user can mend, or as Halt says."""
     stop = SimpleNamespace(signal=None, deferred=False)
 
     def on_signal(number, frame):   # training finishes its step and saves; elsewhere, or at a second Ctrl-C, at once

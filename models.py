@@ -29,7 +29,8 @@ def one_line(error):
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
 
 def out_of_memory(error):
-    return isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search("out of memory|allocate memory|ALLOC_FAILED", str(error)))
 
 @contextlib.contextmanager
 def explained(what, advice=""):
@@ -319,7 +320,7 @@ def fetch(drive_id, path):
             part = Path(beside) / "part"
             gdown.download(url, str(part))
             if fault := _damage(part):
-                raise OSError(f"what came {fault}")
+                raise UserError(f"what came {fault}")
             read_file(part)  # whole, also where the format has no checksum
             return part.replace(path)
 

@@ -1148,6 +1148,10 @@ def test_finished_run_keeps_its_record(tmp_path):
     assert igdm.main([*argv, str(tmp_path), "--attacks", "clean,fgsm"]) == 0
     assert (tmp_path / "config.json").read_text() == record and '"bf16"' in record
     assert "fgsm" in json.loads((tmp_path / "result.json").read_text())["metrics"]
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).unlink(missing_ok=True)
+    assert igdm.main([*argv, str(tmp_path)]) == 0               # trained anew
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["precision"] == "fp32"
 
 
 def test_other_images_are_measured_anew(whole, monkeypatch):
@@ -1302,6 +1306,13 @@ def test_out_of_memory(tmp_path, monkeypatch, capsys, where, name, error):
     monkeypatch.setattr(where, name, fails)
     argv = ["--method", "pgd-at", "--dataset", str(tmp_path / "d.npz"), "--batch", "8", "--student", "wrn-10-1", "--out", str(tmp_path)]
     assert igdm.main(argv) == 1 and "--batch" in capsys.readouterr().err and not (tmp_path / "damaged.pt").exists()
+
+def test_memory_in_the_words_of_a_library(tmp_path, monkeypatch, capsys):
+    """A traceback, as for lack of memory, where a library cannot be loaded and says so in such words."""
+    def fails(*given):
+        raise ImportError("libgomp.so.1: cannot allocate memory in static TLS block")
+    monkeypatch.setattr(igdm, "read_original", fails)
+    assert igdm.main(["--dataset", "digits", "--data-dir", str(tmp_path)]) == 2 and "pip install" in capsys.readouterr().err
 
 def test_failed_compilation(tmp_path, monkeypatch, capsys):
     """A traceback, where --no-compile is all that it takes."""
