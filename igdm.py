@@ -1320,7 +1320,7 @@ def load_network(source, arch, data, cfg):
     path, printed = source, None
     if source.startswith("robustbench:"):
         name = source.split(":")[1]
-        with fetching(cfg.data_dir / cfg.dataset / "Linf" / f"{name}.pt"):
+        with fetching(cfg.data_dir / cfg.dataset / "Linf" / name):          # always: NAME.pt is there before it is whole
             model = models.from_robustbench(name, cfg.dataset, cfg.data_dir).to(cfg.device)
         check_network(model, source, data)
     else:

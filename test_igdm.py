@@ -1274,8 +1274,8 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
     """Workers on a new machine that download into the same files at once; a lock that a read-only folder cannot hold."""
     locked = []
 
-    def look():
-        with open(tmp_path / ".fetching", "w") as file:
+    def look(folder=tmp_path):
+        with open(folder / ".fetching", "w") as file:
             try:
                 locked.append(fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
             except BlockingIOError:
@@ -1285,6 +1285,11 @@ def test_one_process_fetches(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(igdm.models, "fetch", lambda *given: look() or igdm.refuse(True, "fetched"))
     argv = ["--batch", "4", "--student", "wrn-10-1", "--benchmark", "1", "--data-dir"]
     assert igdm.main([*argv, str(tmp_path)]) == 2 and "fetched" in capsys.readouterr().err and locked == [True, True]
+    linf = tmp_path / "cifar100/Linf"
+    linf.mkdir(parents=True)
+    (linf / "X.pt").touch()                             # another's download: it has begun
+    monkeypatch.setattr(igdm.models, "from_robustbench", lambda *given: look(linf) or igdm.refuse(True, "loaded"))
+    assert igdm.main([*argv, str(tmp_path), "--teacher", "robustbench:X"]) == 2 and locked.pop() and len(locked) == 2
     monkeypatch.setattr(igdm, "locked", lambda *given, **more: look())
     with igdm.fetching(tmp_path / "cifar100.npz"):      # it is there: no waiting for those who fetch something else
         assert len(locked) == 2
