@@ -59,6 +59,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 import models
@@ -236,20 +237,20 @@ def generator(device, *key):
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 def augment(x, kind, g):
-    """Random crop out of zero padding, an eighth of the side, then horizontal flip with probability 1/2; each image its own.
+    """Random crop out of zero padding, an eighth of each side, then horizontal flip with probability 1/2; each image its own.
 
     x (N, C, H, W) of any dtype; returns the same shape. kind: "crop-flip" (B.1), "crop" or "none"."""
     if kind == "none":
         return x
     n, _, h, w = x.shape
-    pad = h // 8
-    top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=g, device=x.device)
+    top, left = (torch.randint(2 * (side // 8) + 1, (n, 1), generator=g, device=x.device) for side in (h, w))
     rows, cols = top + torch.arange(h, device=x.device), left + torch.arange(w, device=x.device)
     if kind == "crop-flip":
         mirrored = torch.rand(n, 1, generator=g, device=x.device) < 0.5
         cols = torch.where(mirrored, cols.flip(1), cols)
     image = torch.arange(n, device=x.device)[:, None, None]
-    return F.pad(x, (pad,) * 4).permute(0, 2, 3, 1)[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+    padded = F.pad(x, (w // 8, w // 8, h // 8, h // 8)).permute(0, 2, 3, 1)
+    return padded[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 def to_float(x):
     """uint8 images to float32 in [0, 1]."""
@@ -310,7 +311,7 @@ def cw(model, x, y, eps, step, steps=50, restarts=10, g=None):
         x_adv = pgd(model, x, margin, eps, step, steps, "uniform", g)
         with torch.no_grad(), eval_mode(model):
             loss = F.cross_entropy(model(x_adv), y, reduction="none")
-        best = torch.where((loss >= highest)[:, None, None, None], x_adv, best)
+        best = torch.where((loss < highest)[:, None, None, None], best, x_adv)      # of NaN, the latter: it must be seen
         highest = torch.maximum(highest, loss)
     return best
 
@@ -446,7 +447,8 @@ def outputs_read(loss):
     return names
 
 def input_gradient(model, x, y):
-    """Gradient of each image's cross-entropy with its true label with respect to the image, of x's shape (N, C, H, W)."""
+    """Gradient of each image's cross-entropy with its true label with respect to the image, of x's shape (N, C, H, W); model in
+    eval mode, or batch statistics would mix the images."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
@@ -674,7 +676,7 @@ def point_wise_distance(S, T, x):
 def remainder(model, x, eps, g):
     """Figure 2: ||f(x+e) - f(x) - J e|| / ||f(x+e)||, (N,); e uniform in [-eps, eps], J e by forward-mode differentiation."""
     e = torch.empty_like(x).uniform_(-eps, eps, generator=g)
-    with warnings.catch_warnings(action="ignore"):              # torch's, about its own forward mode
+    with warnings.catch_warnings(action="ignore"), sdpa_kernel(SDPBackend.MATH):        # torch's, about its own forward mode
         f, je = torch.func.jvp(model, (x,), (e,))
     moved = model(x + e)
     return (moved - f - je).norm(dim=1) / moved.norm(dim=1)
@@ -717,7 +719,7 @@ def peak_memory(device, reset=False):
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 @torch.no_grad()
 def evaluate(S, teachers, data, cfg):
@@ -733,6 +735,8 @@ def evaluate(S, teachers, data, cfg):
     before, result, outcomes = read_own(out / "result.json"), dict(of, metrics={}, timing={}), {}
     if of.items() <= before.items():
         result, outcomes = before, read_own(out / "outcomes.npz")
+    elif before:                                                # of another radius, step, seed, other images or weights
+        put_aside(out, EVALUATION)
     attacked = models.mixed(models.fold(S, precision=precision), precision)
     S = models.fold(S)
 
@@ -865,19 +869,22 @@ def fingerprint(tensors):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
-def put_aside(out):
-    """Move the files of the run in the folder out, and no others, to a new folder beside it."""
+CHECKPOINTS = "last.pt", "previous.pt", "damaged.pt", "student.pt"
+EVALUATION = "result.json", "outcomes.npz", "gradients.npz"
+RUN = ("log.jsonl", *CHECKPOINTS, *EVALUATION, "curves.png", "ood.json", "model_info", ".done", ".failed",
+       "config.json")                                           # last: it says whose the others are
+
+def put_aside(out, names):
+    """Move the files of those names in the folder out to a new folder beside it."""
     out, i = out.resolve(), 1
-    names = ("log.jsonl last.pt previous.pt damaged.pt student.pt result.json outcomes.npz gradients.npz curves.png "
-             "ood.json model_info .done .failed config.json").split()
-    ours = [out / name for name in names if (out / name).exists()]      # config.json last: it says whose the others are
+    ours = [out / name for name in names if (out / name).exists()]
     if ours:
         while (old := out.with_name(f"{out.name}.{i}")).exists():
             i += 1
         old.mkdir()
         for file in ours:
             file.rename(old / file.name)
-        print(f"what {out} held is now in {old}")
+        print(f"{', '.join(file.name for file in ours)} of {out} now in {old}")
 
 def environment(cfg):
     """What a number may depend on besides the settings."""
@@ -895,7 +902,10 @@ def identity(cfg, images, T):
     training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
                     threads=torch.get_num_threads() if cfg.device == "cpu" else None)
     training |= dict(teacher_weights=fingerprint(T.state_dict())[:16]) if T else {}
-    if (cfg.out / "config.json").exists():
+    trained, known = (any((cfg.out / name).exists() for name in names) for names in (CHECKPOINTS, ["config.json"]))
+    refuse(trained and not known,
+           f"{cfg.out} holds a checkpoint, but no config.json to say of what: give another --out, or --fresh to put it aside")
+    if known:
         before = read_own(cfg.out / "config.json").get("training")
         refuse(not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside")
         free = ["threads", "world", "precision", "compile"] if (cfg.out / "student.pt").exists() else []
@@ -903,8 +913,8 @@ def identity(cfg, images, T):
         free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
                    if value != before.get(key) and key not in free]
-        refuse(changed, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or --fresh to "
-               "put it aside")
+        refuse(changed and trained, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or "
+               "--fresh to put it aside")
     return training
 
 def write_config(cfg, training):
@@ -1019,6 +1029,7 @@ def report(root):
     gradients(root, runs, title)
     lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
     write_atomic(root / "report.md", lambda file: file.write("\n".join(lines).encode() + b"\n"))
+    print(f"{root / 'report.md'}: {sum(any(paths.values()) for paths in runs.values())} of {len(rows)} rows")
 
 def picture(path, title, *panels):
     """Write a picture of those panels, (curves, settings of the axes), that have curves, (x, y, style), if any has."""
@@ -1204,7 +1215,7 @@ def default_alpha(cfg):
         if row[0] == "digits":
             why = "ours, as digits are"
         elif row != run:
-            why = f"the paper prints none for {', '.join(map(str, run))}; this is that of {', '.join(row)}, the nearest"
+            why = f"that of {', '.join(row)}, the paper's nearest to {', '.join(map(str, run))}"
     if why:
         print(f"alpha {alpha:g}: {why}; --alpha sets another", file=sys.stderr)
     return alpha
@@ -1362,15 +1373,24 @@ def pgd_at_teacher(cfg, images, stop):
     return str(out / "student.pt")
 
 def check_network(model, name, data):
-    """Raise UserError unless model takes these images and gives a logit for each class."""
-    with explained(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}"), torch.no_grad(), eval_mode(model):
-        shape = tuple(model(to_float(data.x_train[:2])).shape)
+    """Raise UserError unless model takes these images, gives a logit for each class, and bears all that is done to it here."""
+    x, y = to_float(data.x_train[:2]), data.y_train[:2]
+    foreign = not isinstance(model, models.Net)
+    with (explained(f"{name} cannot be used with images of shape {tuple(x.shape[1:])}"), eval_mode(model),
+          torch.set_grad_enabled(foreign)):
+        shape = tuple(model(x).shape)
+        if foreign and shape == (2, data.classes):
+            fingerprint(model.state_dict())
+            frozen = models.fold(model)
+            input_gradient(frozen, x, y)
+            remainder(frozen, x, 0.1, generator(x.device, 0))
     refuse(shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted")
 
 def set_backends(precision, fixed_shapes):
     """TF32 for convolutions where precision says so; never for the matrix product of a last layer."""
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = precision == "tf32", False
     torch.backends.cudnn.benchmark = fixed_shapes
+    torch.backends.mha.set_fastpath_enabled(False)              # it has no forward mode, which remainder needs
 
 def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
@@ -1408,7 +1428,7 @@ def run(argv, stop, wait=False):
         return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
     with locked(cfg.out, wait) if not RANK else contextlib.nullcontext():
         if cfg.fresh and not RANK:
-            put_aside(cfg.out)
+            put_aside(cfg.out, RUN)
         print(cfg.out, flush=True)
         if cfg.eval_only:
             own = read_own(cfg.out / "config.json").get("training")     # nothing where it holds an evaluation

@@ -183,7 +183,8 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
     module, function = arch.split(":", 1)
     if os.getcwd() not in sys.path:  # `python elsewhere/igdm.py` looks beside the script only
         sys.path.insert(0, os.getcwd())
-    with explained(f"architecture {arch!r} failed"):
+    taken = re.match(r"(igdm|models)\b", module)
+    with explained(f"architecture {arch!r} failed", f"{taken[0]}.py is this repository's, rename yours" if taken else ""):
         model = getattr(importlib.import_module(module), function)(num_classes=num_classes)
         if not isinstance(model, nn.Module):
             raise TypeError(f"it gave {type(model).__name__}, where an nn.Module is wanted")
@@ -289,18 +290,21 @@ def read_state_dict(path):
     return {_bare(key): value for key, value in found[0].items()}
 
 def load_state(model, path, arch_name):
-    """Load the checkpoint at path into model, in place and strictly; arch_name is for the message. Dropped are LTD's
-    unused "sub_block1", and "mean" and "std" where the model has its own. Raises UserError where it does not fit."""
+    """Load the checkpoint at path into model, in place and strictly, and the mean and std of its normalisation where it has
+    them; arch_name is for the message. LTD's unused "sub_block1" is dropped. Raises UserError where it does not fit."""
     own = model.state_dict()
     names = {_bare(key): key for key in own}  # the model may itself be a wrapper
-    spare = dict(model.named_buffers()).keys() - own.keys()
-    state = {names.get(key, key): value for key, value in read_state_dict(path).items()
-             if key in names or not (key in spare or key.startswith("sub_block1."))}
+    content = read_state_dict(path)
+    mean_std = {key: buffer for key, buffer in model.named_buffers() if key in content.keys() - own.keys()}
+    state = {names.get(key, key): value for key, value in content.items()
+             if key in names or not (key in mean_std or key.startswith("sub_block1."))}
     head = next((key for key in reversed(own) if own[key].ndim == 2), None)
     if head in state and len(state[head]) != len(own[head]):
         raise UserError(f"{path} does not fit: it has {len(state[head])} classes, the data {len(own[head])}; "
                         "use a checkpoint trained on this data")
     try:
+        for key, buffer in mean_std.items():
+            buffer.copy_(content[key].view_as(buffer))
         model.load_state_dict(state)
     except RuntimeError as error:
         faults = [line.strip()[:150] for line in str(error).splitlines()[1:4]]  # missing, unexpected, of other shapes

@@ -205,7 +205,8 @@ SETTINGS = [    # command, settings, what must be said about alpha
     ("--dataset digits --igdm", dict(alpha=1, student="mnv2"), "ours"),
     ("--dataset svhn --igdm", dict(epochs=50, drops=[40, 45], teacher="pgd-at", alpha=3, student="rn18"), ""),
     ("--dataset tiny-imagenet --method trades", dict(epochs=100, drops=[50, 80], student="parn18", teacher=None), ""),
-    ("--dataset tiny-imagenet --igdm --teacher pgd-at", dict(teacher="pgd-at", alpha=1), "paper prints none"),
+    ("--dataset tiny-imagenet --igdm --teacher pgd-at", dict(teacher="pgd-at", alpha=1),
+     "parn18, rift, the paper's nearest to tiny-imagenet, parn18, pgd-at"),
     ("--method ard --epochs 20", dict(drops=[10, 15]), ""),
     ("--epochs 30", dict(drops=[22, 26, 29], ramp_epochs=30), ""),
     ("--epochs 30 --drops 5,7 --ramp-epochs 9 --igdm", dict(drops=[5, 7], ramp_epochs=9, alpha=10), ""),
@@ -220,6 +221,9 @@ SETTINGS = [    # command, settings, what must be said about alpha
     ("--method adaad --inner student", dict(inner="student", teacher="bdm"), ""),
     ("--eps 4/255 --lr 1/4 --batch 32", dict(eps=4 / 255, step_size=1 / 255, lr=0.25, batch=32), ""),
     ("--weight-decay 2e-4 --augment none", dict(weight_decay=2e-4, augment="none"), ""),
+    ("--dataset digits", dict(aa_n=100), ""), ("--method pgd-at --dataset cifar10", dict(aa_n=None), ""),
+    ("--igdm --method pgd-at --student parn18 --teacher ikl", dict(alpha=100), "cifar100, rn18, ikl,"),
+    ("--igdm --method pgd-at --dataset cifar100 --student mnv2 --teacher pgd-at", dict(alpha=150), "cifar100, mnv2, ltd,"),
 ]
 
 @pytest.mark.parametrize("command, expected, said", SETTINGS)
@@ -229,6 +233,13 @@ def test_settings(command, expected, said, capsys):
     assert {name: cfg[name] for name in expected} == expected
     told = capsys.readouterr().err
     assert said in told and bool(said) == bool(told)
+
+def test_alpha_table():
+    """A digit of B.2 mistyped: every row and every column is summed."""
+    rows = [row for key, row in igdm.ALPHA.items() if key[0] != "digits"]
+    assert [sum(row) for row in rows] == pytest.approx(
+        [480, 355, 243, 374, 363, 303, 150.9, 151, 147.9, 124.2, 134.9, 156.5, 202, 101])
+    assert [sum(column) for column in zip(*rows)] == pytest.approx([1340, 149.7, 572, 560, 302, 48.7, 314])
 
 FAST = [    # command, precision, compiled and replayed: on a GPU
     ("--method ard --teacher bdm", "bf16", True), ("--method pgd-at --student toy:net", "tf32", False),
@@ -368,6 +379,9 @@ def test_cw():
     assert {*best} == {0, 1, 2}
     ours = igdm.cw(S, x, y, eps, step, 5, 3, igdm.generator("cpu", 0))
     close(ours, torch.stack([runs[k][i] for i, k in enumerate(best)]))
+    broken = nn.Sequential(S)
+    broken.forward = lambda z: S(z) * (1 if torch.equal(z, x) else math.nan)
+    assert broken(igdm.cw(broken, x, y, eps, step, 2, 2, g)).isnan().all()     # or they would count as robust
 
 
 # A training step
@@ -402,6 +416,48 @@ def test_nothing_is_computed_in_vain(flags, epoch, t_rows, s_passes, learns):
     assert [*map(len, t_seen)] == t_rows and [*map(len, s_seen)] == [4] * s_passes
     assert o.s_clean.requires_grad == learns and o.s_adv.requires_grad and (s_passes == 2 or o.s_minus.requires_grad)
 
+def test_train_is_the_plain_loop(tmp_path, monkeypatch):
+    """An optimizer, schedule, order, augmentation, start, radius, step or ramp in train that is not what the flags say; an
+    attack on the weights of an earlier step; sums that run on over epochs; a loss that is logged, but not learnt from."""
+    cfg = igdm.resolve(("--method rslad --igdm --alpha 20 --teacher pgd-at --dataset digits --student wrn-10-1 --epochs 3 "
+                        "--drops 2 --batch 8 --lr 0.05 --weight-decay 0.01 --eps 12/255 --step-size 5/255 --steps 2 --seed 3 "
+                        "--augment crop-flip --probe 0 --device cpu --out").split() + [str(tmp_path)])
+    monkeypatch.setattr(igdm, "to_float", lambda x: x.double() / 255)
+    data, (S, T) = noise_images(), (shaken("wrn-10-1", 3, channels=1).double() for _ in range(2))
+    twin, T, speed = copy.deepcopy(S).train(), T.eval(), [0] * 99
+    igdm.train(S, T, data, cfg, SimpleNamespace(signal=None))
+    for epoch, lr in ((1, 0.05), (2, 0.05), (3, 0.005)):
+        order, logged = torch.randperm(20, generator=igdm.generator("cpu", 3, epoch)), []
+        for step in range(2):                                   # the last 4 of the 20 are dropped
+            index, g = order[8 * step:8 * step + 8], igdm.generator("cpu", 3, epoch, step)
+            x = igdm.augment(data.x_train[index], "crop-flip", g).double() / 255
+            frozen, a = copy.deepcopy(twin).eval(), x + 0.001 * torch.empty_like(x).normal_(generator=g)
+            for _ in range(2):
+                a = a.clip(0, 1).detach().requires_grad_()
+                gradient, = torch.autograd.grad(div(frozen(a), T(x)).mean(), a)
+                a = x + (a + 5 / 255 * gradient.sign() - x).clip(-12 / 255, 12 / 255)
+            a = a.detach().clip(0, 1)
+            plus, clean, minus = twin(a), twin(x), twin(2 * x - a)
+            t_plus, t_clean, t_minus = (T(z).detach() for z in (a, x, 2 * x - a))
+            base = (5 * div(plus, t_clean) + div(clean, t_clean)).mean() / 60
+            match = 20 * epoch / 3 * div(plus - minus, t_plus - t_minus).mean()
+            logged.append((base.item(), match.item()))
+            params = list(twin.parameters())
+            for i, (w, d) in enumerate(zip(params, torch.autograd.grad(base + match, params))):
+                speed[i] = 0.9 * speed[i] + d + 0.01 * w.detach()
+                w.data -= lr * speed[i]
+        row = igdm.read_own(tmp_path / "log.jsonl")[epoch - 1]
+        assert [row["loss_base"], row["loss_match"]] == pytest.approx(np.mean(logged, 0).tolist(), rel=1e-6)
+        assert row["lr"] == pytest.approx(lr)
+    for name, value in S.state_dict().items():
+        close(value, twin.state_dict()[name], 1e-6, 1e-9)
+
+def test_batch_has_its_own_labels():
+    """Labels of other images: rslad, adaad do not read them, and learn as before."""
+    data, index = noise_images(), torch.tensor([5, 0, 10])
+    cfg = igdm.resolve("--method pgd-at --dataset digits --augment none --device cpu".split())
+    x, y, _ = igdm.make_batch(data, index, cfg, igdm.generator("cpu", 0))
+    assert torch.equal(x, igdm.to_float(data.x_train[index])) and y.tolist() == data.y_train[index].tolist() == [2, 0, 1]
 
 # Data
 
@@ -424,6 +480,11 @@ def test_augment(kind, side, pad):
     each = torch.arange(1, 6).view(5, 1, 1, 1).expand(5, 1, side, side)         # no image in the place of another
     assert igdm.augment(each, kind, igdm.generator("cpu", 1)).amax((1, 2, 3)).tolist() == [1, 2, 3, 4, 5]
 
+def test_augment_keeps_its_proportions():
+    """A padding by the height on both sides: narrow images that are mostly black."""
+    x = igdm.augment(torch.ones(500, 1, 80, 8), "crop-flip", igdm.generator("cpu", 0))
+    assert (x.sum((2, 3)).min(), x.sum((2, 3)).max()) == (70 * 7, 80 * 8) and x.shape == (500, 1, 80, 8)
+
 def test_to_float():
     """Images in another range than [0, 1], or rounded on the way."""
     x = igdm.to_float(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16))
@@ -444,6 +505,11 @@ def arrays(**other):
     x, y = np.random.default_rng(0).integers(0, 256, (36, 8, 8), dtype=np.uint8), np.arange(36) % 3
     parts = dict(x_train=x[:24], y_train=y[:24], x_test=x[24:], y_test=y[24:]) | other
     return {name: value for name, value in parts.items() if value is not None}
+
+def noise_images(n=20, channels=1, classes=3):
+    """n images 8x8 of noise to train, the first 12 of them to test, as igdm.Data."""
+    x = torch.randint(256, (n, channels, 8, 8), dtype=torch.uint8, generator=igdm.generator("cpu", 0))
+    return igdm.Data(x, torch.arange(n) % classes, x[:12], torch.arange(12) % classes, classes)
 
 @pytest.mark.parametrize("channels", [(), (1,), (3,)])
 def test_good_npz(tmp_path, channels):
@@ -499,6 +565,35 @@ def test_digits_are_packed_once(tmp_path, monkeypatch):
     assert first.y_test.bincount().tolist() == pytest.approx([36] * 10, abs=2) and first.x_train.dtype == torch.uint8
     assert first.x_test.unique().tolist() == [round(level * 255 / 16) for level in range(17)]
 
+def test_svhn_as_torchvision_reads_it(tmp_path, monkeypatch):
+    """Images that are transposed, channels for rows; the test set in the place of the training set."""
+    from torchvision import datasets
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    monkeypatch.setattr(datasets, "SVHN", lambda folder, split, download: SimpleNamespace(
+        data=x if split == "train" else 255 - x, labels=np.arange(2) + (split == "test")))
+    x_train, y_train, x_test, y_test = igdm.read_original("svhn", tmp_path)
+    assert x_train[1, 5, 7].tolist() == x[1, :, 5, 7].tolist() and (x_test == 255 - x_train).all()
+    assert y_train.tolist() == [0, 1] and y_test.tolist() == [1, 2]
+
+def test_tiny_imagenet_as_it_is_zipped(tmp_path, monkeypatch):
+    """Labels in the order of the archive; a grey image; the validation set with the labels of other images."""
+    from PIL import Image
+    colors = {"train/n02/images/n02_0.JPEG": 200, "train/n01/images/n01_0.JPEG": 100, "val/images/val_0.JPEG": 50,
+              "val/images/val_1.JPEG": 150}
+    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
+        for name, level in colors.items():
+            with archive.open(f"tiny-imagenet-200/{name}", "w") as file:
+                Image.new("L" if level == 200 else "RGB", (64, 64), level if level == 200 else (level, 0, 0)).save(file, "JPEG")
+        archive.writestr("tiny-imagenet-200/wnids.txt", "n02\nn01\n")
+        archive.writestr("tiny-imagenet-200/val/val_annotations.txt",
+                         "val_1.JPEG\tn01\t0\t0\t62\t62\nval_0.JPEG\tn02\t0\t0\t62\t62\n")
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda *_, **__: None)
+    x_train, y_train, x_test, y_test = igdm.read_original("tiny-imagenet", tmp_path)
+    assert x_train.shape == x_test.shape == (2, 64, 64, 3) and y_train == [0, 1] and y_test == [0, 1]
+    for images, levels in ((x_train, [100, 200]), (x_test, [150, 50])):
+        assert images[:, 9, 9, 0].tolist() == pytest.approx(levels, abs=3)
+    assert x_train[1, 9, 9].tolist() == [200] * 3
+
 @pytest.mark.parametrize("name, url", [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz"),
                                        ("svhn", "test_32x32.mat"), ("tiny-imagenet", "tiny-imagenet-200.zip")])
 def test_download_failure(tmp_path, monkeypatch, name, url):
@@ -549,6 +644,95 @@ def test_remainder():
         close(ours, ((f(x + e) - f(x) - je) ** 2).sum(1).sqrt() / (f(x + e) ** 2).sum(1).sqrt(), rtol=1e-5)
         assert ours.min() > 1e-5 and igdm.remainder(linear(WEIGHTS[0]), x, eps, None).max() < 1e-12
 
+def test_transformers_can_be_measured():
+    """Attention that is fused: it has no forward-mode differentiation, and a run would end at its first probe."""
+    igdm.set_backends("fp32", True)
+    layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True)
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 16), layer, nn.Flatten(), nn.Linear(16, 3))
+    igdm.check_network(model, "vit", noise_images())
+    assert model.training and 0 < igdm.remainder(model.eval(), torch.rand(2, 1, 8, 8), 0.1, None).max() < 1
+
+EVALUATED = ("--method adaad --inner student --teacher pgd-at --dataset digits --student wrn-10-1 --eps 16/255 "
+             "--step-size 3/255 --steps 2 --attacks clean,fgsm,pgd,cw --device cpu --out").split()
+
+def test_evaluation_is_what_the_table_says(tmp_path, monkeypatch):
+    """FGSM with a start or PGD's step, PGD of 10 steps, C&W's steps and restarts exchanged; the attack, noise or model of
+    GD, point-wise distance or remainder that is another's."""
+    cfg, data = igdm.resolve([*EVALUATED, str(tmp_path)]), noise_images(300)
+    data = data._replace(x_test=data.x_train, y_test=data.y_train)              # 3 batches
+    S, T = (shaken("wrn-10-1", 3, channels=1) for _ in range(2))
+    S, T, calls, pgd = S.eval(), T.eval(), [], igdm.pgd
+
+    def seen(model, x, objective, eps=8 / 255, step=2 / 255, steps=10, start="uniform", g=None):
+        calls.append((round(255 * eps), round(255 * step), steps, start, objective.__qualname__.split(".")[0]))
+        return pgd(model, x, objective, eps, step, min(steps, 2), start, g)
+    monkeypatch.setattr(igdm, "pgd", seen)
+    metrics = igdm.evaluate(S, {"t": T}, data, cfg)["metrics"]
+    assert {call: calls.count(call) for call in calls} == {     # three batches; the point-wise distance's PGD is as table 2's
+        (16, 16, 1, None, "attack_ce"): 3, (16, 3, 20, "uniform", "attack_ce"): 6, (16, 3, 50, "uniform", "cw"): 6}
+    rows = {name: [] for name in ("gd", "gradient_student", "gradient_teacher", "point_uniform", "point_adv", "remainder")}
+    for i, index in enumerate(torch.arange(300).split(128)):
+        x, y, eps = igdm.to_float(data.x_test[index]), data.y_test[index], 16 / 255
+        s, t = (igdm.input_gradient(model, x, y).flatten(1) for model in (S, T))
+        g = igdm.generator("cpu", 0, "point_adv", i)
+        a = pgd(S, x, igdm.attack_ce(S, T, x, y, None), eps, 3 / 255, 2, "uniform", g)
+        u = x + torch.empty_like(x).uniform_(-eps, eps, generator=g)
+        for name, value in (("gd", (s - t).norm(dim=1)), ("gradient_student", s.norm(dim=1)),
+                            ("gradient_teacher", t.norm(dim=1)), ("point_uniform", (p(S(u)) - p(T(u))).norm(dim=1)),
+                            ("point_adv", (p(S(a)) - p(T(a))).norm(dim=1)),
+                            ("remainder", igdm.remainder(S, x, eps, igdm.generator("cpu", 0, "remainder", i)))):
+            rows[name].append(value.detach())
+    for name, values in rows.items():
+        ours, expected = metrics[name + "@t" * (name != "remainder")]["value"], torch.cat(values).mean().item()
+        assert ours == pytest.approx(expected, rel=1e-3 if name == "point_adv" else 1e-5)
+    drawn, few = np.load(tmp_path / "gradients.npz"), igdm.pick_test(data, 8)
+    for name, model in (("student", S), ("teacher@t", T)):
+        gradient = igdm.input_gradient(model, igdm.to_float(data.x_test[few]), data.y_test[few])
+        close(torch.from_numpy(drawn[name]).permute(0, 3, 1, 2), gradient, 1e-3, 1e-7)
+
+def test_whatever_changes_is_measured_anew(tmp_path, monkeypatch):
+    """A number of other weights, labels, radius, step, teacher or attack that is taken for this one's."""
+    cfg, data, calls = igdm.resolve([*EVALUATED, str(tmp_path), "--attacks", "pgd"]), noise_images(), []
+    monkeypatch.setattr(igdm, "pgd", lambda model, x, objective, *more: calls.append(model) or x)
+    S, T = (shaken("wrn-10-1", 3, channels=1).eval() for _ in range(2))
+    for change in (lambda: None, lambda: setattr(cfg, "eps", 9 / 255), lambda: setattr(cfg, "step_size", 1 / 255),
+                   lambda: data.y_test.fill_(1), lambda: data.x_test.fill_(1), lambda: nn.init.ones_(S.fc.bias),
+                   lambda: nn.init.ones_(T.fc.bias), lambda: setattr(cfg, "inner", "teacher"),
+                   lambda: setattr(cfg, "method", "ard"), lambda: setattr(cfg, "seed", 1)):
+        change()
+        for new in (True, False):
+            calls.clear()
+            igdm.evaluate(S, {"t": T}, data, cfg)
+            assert bool(calls) == new
+
+def test_probe_is_what_it_says(monkeypatch):
+    """A probe of training images, of the clean accuracy twice, of 20 steps, or of the teacher's remainder."""
+    data = noise_images()
+    data = data._replace(x_test=data.x_train.flip(0), y_test=data.y_train.flip(0))
+    S, T = (shaken("wrn-10-1", 3, channels=1).eval() for _ in range(2))
+    pgd, steps = igdm.pgd, []
+    monkeypatch.setattr(igdm, "pgd", lambda *given: steps.append(given[5:7]) or pgd(*given))
+    row = igdm.probe(S, T, data, SimpleNamespace(probe=20, seed=0, eps=0.1, step_size=0.02))
+    x, y, g = igdm.to_float(data.x_test), data.y_test, igdm.generator("cpu", 0, "probe", 0)
+    assert steps == [(10, "uniform")]
+    a = pgd(S, x, lambda a: F.cross_entropy(S(a), y), 0.1, 0.02, 10, "uniform", g)
+    gd, gc, *_ = igdm.gradient_alignment(S, T, x, y).values()
+    expected = dict(clean=100 * (S(x).argmax(1) == y).float(), pgd10=100 * (S(a).argmax(1) == y).float(), gd=gd, gc=gc,
+                    remainder=igdm.remainder(S, x, 0.1, g))
+    assert {name: row[name] for name in expected} == pytest.approx(
+        {name: value.mean().item() for name, value in expected.items()}, rel=1e-3)
+
+def test_autoattack_is_asked_for_as_the_paper_does(tmp_path, monkeypatch):
+    """AutoAttack of another radius, norm, version or seed, of one class's images, or in bf16 after a training in it."""
+    seen, mixed = [], []
+    monkeypatch.setattr(igdm, "autoattack", lambda model, x, y, classes, eps, seed: seen.append(
+        (y.bincount().tolist(), classes, eps, seed)) or y >= 0)
+    monkeypatch.setattr(models.Mixed, "forward", lambda self, x: mixed.append(1) or self.network(x).float())
+    cfg = igdm.resolve([*EVALUATED, str(tmp_path), *"--attacks clean,aa --aa-n 6 --seed 5 --precision bf16".split()])
+    data = noise_images()
+    data = data._replace(x_test=data.x_train, y_test=data.y_train.sort()[0])
+    igdm.evaluate(shaken("wrn-10-1", 3, channels=1).eval(), {}, data, cfg)
+    assert seen == [([2, 2, 2], 3, 16 / 255, 5)] and not mixed
 
 # What a user can get wrong
 
@@ -589,7 +773,12 @@ def folder(tmp_path_factory):
         "            x = self.conv(x).relu()\n"
         "            return self.fc(self.drop(x.view(x.size(0), -1)))\n"
         "    return Net()\n"
-        "def fails(num_classes): raise ValueError('out of\\nideas')\n")
+        "def fails(num_classes): raise ValueError('out of\\nideas')\n"
+        "class Moves(nn.Sequential):\n    def forward(self, x):\n        x -= 0.5\n        return super().forward(x)\n"
+        "def moves(num_classes): return Moves(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "class Keeps(nn.Sequential):\n    def forward(self, x):\n        self.kept = super().forward(x)\n"
+        "        return self.kept\n"
+        "def keeps(num_classes): return Keeps(nn.Flatten(), nn.Linear(64, num_classes))\n")
     return here
 
 D = "--dataset d.npz --student wrn-10-1 --batch 8"
@@ -626,7 +815,10 @@ BAD = [     # the command, and what the message must hold
     ("--method akd --akd-lambda 5", "--akd-lambda: 5"), ("--seed 99999999999999999999", "--seed"), ("--threads 1000000", "1000000"),
     ("--match direct --igdm", "not allowed with argument"), ("--dataset one.npz", "only one class"),
     (f"{D} --student toy_networks:pair", "toy_networks:pair"), (f"{D} {T} wide.pt --teacher-arch toy_networks:wide", "wide.pt as toy_networks:wide: 2 images give (2, 5)"),
-    ("--dataset d.npz --eval-only foreign/a.pt", "--student"),
+    (f"{D} --student toy_networks:moves", "in-place"), (f"{D} --student toy_networks:keeps", "deepcopy"),
+    (f"{D} --student models.resnet:net", "models.py is this repository's"),
+    ("--dataset d.npz --eval-only foreign/a.pt", "--student"), ("--match direct --compile", "second derivatives"),
+    ("--eval-only bdm --benchmark 3", "without --eval-only"), ("--precision tf32 --device cpu", "Ampere"),
 ]
 
 def check(code, err, fragment, before, folder):
@@ -682,6 +874,61 @@ def test_shapes(arch, side, channels):
         assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
 
 
+def plain(arch, s, x):
+    """The networks once more, as functions of their published state_dict."""
+    def bn(name, x):
+        return F.batch_norm(x, *(s[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+    def conv(name, x, stride=1):
+        w = s[name + ".weight"]
+        if arch.endswith("silu") and stride == 2 and len(w[0, 0]) == 3:
+            return F.conv2d(F.pad(x, (0, 1, 0, 1)), w, None, 2)
+        return F.conv2d(x, w, None, stride, w.shape[2] // 2, groups=x.shape[1] // w.shape[1])
+    def head(name, x):
+        return x.mean((2, 3)) @ s[name + ".weight"].T + s[name + ".bias"]
+    act = F.silu if arch.endswith("silu") else F.relu
+    if arch in ("rn18", "mnv2"):
+        x = act(bn("bn1", conv("conv1", x)))
+    if arch == "rn18":
+        for i, j in itertools.product(range(1, 5), range(2)):
+            q, stride = f"layer{i}.{j}.", 2 if i > 1 and j == 0 else 1
+            short = bn(q + "shortcut.1", conv(q + "shortcut.0", x, stride)) if q + "shortcut.0.weight" in s else x
+            x = act(bn(q + "bn2", conv(q + "conv2", act(bn(q + "bn1", conv(q + "conv1", x, stride))))) + short)
+        return head("linear", x)
+    if arch == "mnv2":
+        for i in range(17):
+            q, stride = f"layers.{i}.", 2 if i in (3, 6, 13) else 1
+            out = act(bn(q + "bn2", conv(q + "conv2", act(bn(q + "bn1", conv(q + "conv1", x))), stride)))
+            out = bn(q + "bn3", conv(q + "conv3", out))
+            short = bn(q + "shortcut.1", conv(q + "shortcut.0", x)) if q + "shortcut.0.weight" in s else x
+            x = out + short if stride == 1 else out
+        return head("linear", act(bn("bn2", conv("conv2", x))))
+    stem, block, names, last = {
+        "parn18": ("conv1", "layer%d.%d.", "bn1 conv1 bn2 conv2 shortcut.0", "bn linear"),
+        "wrn-16-2": ("conv1", "block%d.layer.%d.", "bn1 conv1 bn2 conv2 convShortcut", "bn1 fc"),
+        "wrn-16-2-silu": ("init_conv", "layer.%d.block.%d.", "batchnorm_0 conv_0 batchnorm_1 conv_1 shortcut",
+                          "batchnorm logits")}[arch]
+    x = conv(stem, (x - 0.5) / 0.25 if arch.endswith("silu") else x)
+    for i, j in itertools.product(range(1, 5 if arch == "parn18" else 4), range(2)):
+        q, stride = block % (i - arch.endswith("silu"), j), 2 if i > 1 and j == 0 else 1
+        n1, c1, n2, c2, shortcut = (q + name for name in names.split())
+        out = act(bn(n1, x))
+        x = conv(c2, act(bn(n2, conv(c1, out, stride)))) + (conv(shortcut, out, stride) if shortcut + ".weight" in s else x)
+    return head(last.split()[1], act(bn(last.split()[0], x)))
+
+@pytest.mark.parametrize("arch", ("rn18", "mnv2", "parn18", "wrn-16-2", "wrn-16-2-silu"))
+def test_networks_are_the_published_ones(arch):
+    """An activation, stride, residual or pooling that no count of parameters shows: published weights would load, and err."""
+    model, x = shaken(arch).double().eval(), torch.rand(2, 3, 16, 16, dtype=torch.double)
+    close(model(x), plain(arch, model.state_dict(), x))
+
+def test_initial_weights_of_trades():
+    """A WideResNet that starts from PyTorch's defaults, or from fan_in."""
+    model = models.build("wrn-10-4", 10)
+    layer = model.block2.layer[0].conv1
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 9 / layer.out_channels), rel=0.05)
+    assert not model.fc.bias.any()
+
+
 def robustbench_keys(silu, classes=10, extra=False):
     """Names and shapes of RobustBench's WRN-16-2, written down from its own checkpoints, independent of models.py."""
     def bn(name, n):
@@ -711,8 +958,15 @@ def test_robustbench_checkpoint_loads(arch, extra, tmp_path):
     torch.save(state | ({"mean": torch.zeros(3), "std": torch.ones(3)} if silu else {}), tmp_path / "c.pt")
     models.load_state(model, tmp_path / "c.pt", arch)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    if silu:   # the data set's normalisation stays
-        assert model.mean.flatten().tolist() == [.5] * 3
+
+
+def test_mean_and_std_of_a_checkpoint_count(tmp_path):
+    """A network that sees its images by the normalisation of another data set."""
+    a, b = (models.build("wrn-10-1-silu", 10, mean=[mean] * 3, std=[std] * 3).eval() for mean, std in ((.1, .9), (.5, .25)))
+    torch.save(a.state_dict() | {"mean": a.mean[None], "std": a.std[None]}, tmp_path / "c.pt")      # as RobustBench has them
+    models.load_state(b, tmp_path / "c.pt", "wrn-10-1-silu")
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(a(x), b(x))
 
 
 def test_mean_refused_by_model_that_does_not_normalise(tmp_path):
@@ -891,7 +1145,10 @@ def test_robustbench_finds_autoattack(tmp_path, monkeypatch):
     """RobustBench, which imports AutoAttack by its former name, failing on the package that its own wheel asks for."""
     (tmp_path / "robustbench").mkdir()
     (tmp_path / "robustbench/__init__.py").write_text("from autoattack import AutoAttack\nfrom autoattack.state import EvaluationState\n")
-    (tmp_path / "robustbench/utils.py").write_text("import torch\ndef load_model(**settings):\n    return torch.nn.Linear(2, 2)\n")
+    (tmp_path / "robustbench/utils.py").write_text(
+        "import torch\ndef load_model(**settings):\n"
+        "    assert (settings['threat_model'], settings['dataset']) == ('Linf', 'cifar100')\n"
+        "    return torch.nn.Linear(2, 2)\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("autoattack", "autoattack.state", "robustbench", "robustbench.utils"):
         monkeypatch.setitem(sys.modules, name, None)            # restores what was there
@@ -958,6 +1215,30 @@ def test_refreshed_fold_equals_fresh_one(make):
     assert models.fold(model, copied) is copied and parts == {k: id(v) for k, v in copied.named_parameters()}
     assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in copied.state_dict().items())
     assert torch.equal(copied(x), fresh(x))
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_published_networks_normalise_by_the_data_set(dataset):
+    """Mean and std exchanged, or of the other data set: a teacher of a percent or two less."""
+    cfg = igdm.resolve(f"--method pgd-at --dataset {dataset} --device cpu".split())
+    model = igdm.build_network("x", "wrn-10-1-silu", noise_images(channels=3), cfg)
+    expected = {"cifar10": (.4914, .4822, .4465, .2471, .2435, .2616), "cifar100": (.5071, .4865, .4409, .2673, .2564, .2762)}
+    assert [*model.mean.flatten().tolist(), *model.std.flatten().tolist()] == pytest.approx(expected[dataset])
+
+
+@pytest.mark.parametrize("clean, warned", [(0.0, True), (72.58, False)])
+def test_wrong_checkpoint_is_said(monkeypatch, capsys, tmp_path, clean, warned):
+    """A teacher that fits, but is not the one of table 1, in silence; or a warning at the right one."""
+    data, model = noise_images(600, 3, 100), nn.Module()
+    right = torch.rand(600, generator=igdm.generator("cpu", 0)) < clean / 100
+    data = data._replace(x_test=data.x_train, y_test=data.y_train)
+    answers = torch.where(right, data.y_test, (data.y_test + 1) % 100)[igdm.pick_test(data, 500)]
+    model.forward = lambda x: F.one_hot(answers[:len(x)], 100).float()
+    monkeypatch.setattr(igdm, "build_network", lambda *_: model)
+    monkeypatch.setattr(models, "fetch", lambda *_: None)
+    monkeypatch.setattr(models, "load_state", lambda *_: None)
+    igdm.load_network("bdm", None, data, igdm.resolve(["--method", "pgd-at", "--data-dir", str(tmp_path), "--device", "cpu"]))
+    assert ("right checkpoint" in capsys.readouterr().err) == warned
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1139,6 +1420,27 @@ def test_teacher_of_other_data_is_not_taken(whole, monkeypatch, capsys):
     assert "holds another run (images was" in capsys.readouterr().err
 
 
+def test_teacher_is_trained_as_the_student_is(monkeypatch, tmp_path):
+    """--teacher pgd-at of another radius, augmentation, batch, subset or device than was asked for."""
+    cfg, seen = igdm.resolve(("--method ard --dataset digits --teacher pgd-at --teacher-epochs 3 --eps 12/255 --augment none "
+                              "--batch 32 --limit-train 99 --limit-test 50 --device cpu --data-dir e --out").split()
+                             + [str(tmp_path / "x")]), []
+    monkeypatch.setattr(igdm, "run", lambda argv, stop, wait: seen.append(igdm.resolve(argv)) or seen.append(argv))
+    path = igdm.pgd_at_teacher(cfg, "images", None)
+    for name in "eps augment batch limit_train limit_test device data_dir dataset".split():
+        assert getattr(seen[0], name) == getattr(cfg, name)
+    assert (seen[0].epochs, seen[0].student, seen[0].method, seen[0].out) == (3, "wrn-10-2", "pgd-at", Path(path).parent)
+    assert "--device" in seen[1]                                # without it a GPU, where there is one
+
+
+def test_other_labels_are_another_run(tmp_path):
+    """Images relabelled, and taken for those of before."""
+    argv = "--method pgd-at --batch 8 --student wrn-10-1 --epochs 1 --steps 1 --probe 0 --attacks clean --dataset".split()
+    for labels, code in ((np.arange(24) % 3, 0), (np.arange(24)[::-1] % 3, 2)):
+        np.savez(tmp_path / "d.npz", **arrays(y_train=labels))
+        assert igdm.main([*argv, str(tmp_path / "d.npz"), "--out", str(tmp_path / "out")]) == code
+
+
 def test_finished_run_keeps_its_record(tmp_path):
     """A config.json that says fp32 of what was trained in bf16, once it has been measured again without that flag."""
     argv = ("--method pgd-at --dataset digits --limit-train 24 --limit-test 20 --batch 8 --student wrn-10-1 --epochs 1 --steps 1 "
@@ -1164,6 +1466,8 @@ def test_other_images_are_measured_anew(whole, monkeypatch):
         asked.append(json.loads((whole / "runs/f/result.json").read_text()))
     assert asked[1]["metrics"]["clean"]["n"] == 50 and asked[2]["seed"] == 1
     assert asked[0]["metrics"]["pgd"] != asked[3]["metrics"]["pgd"] and asked[3] == asked[4]
+    aside = [json.loads((whole / f"runs/f.{i}/result.json").read_text()) for i in (1, 2, 3)]
+    assert aside == asked[:3] and (whole / "runs/f.1/outcomes.npz").exists() and not (whole / "runs/f.4").exists()
 
 
 def test_probe_in_pieces(monkeypatch):
@@ -1257,9 +1561,39 @@ def test_other_settings_are_refused_and_fresh_keeps_the_old(whole, monkeypatch, 
     argv = [*TINY, "--method", "rslad", "--igdm", "--out", "runs/d"]
     assert igdm.main([*argv, "--lr", "0.05"]) == 2
     assert "lr was 0.1, is 0.05" in capsys.readouterr().err
+    os.rename("runs/d/config.json", "config.json")
+    assert igdm.main([*argv, "--lr", "0.05"]) == 2 and "no config.json" in capsys.readouterr().err
+    os.rename("config.json", "runs/d/config.json")
     assert igdm.main([*argv, "--lr", "0.05", "--epochs", "1", "--fresh"]) == 0
     assert same(weights(whole / "runs/d.1/student.pt"), weights(whole / "runs/a/student.pt"))
     assert not same(weights(whole / "runs/d/student.pt"), weights(whole / "runs/a/student.pt"))
+
+
+@pytest.mark.parametrize("flag", [
+    "--alpha 2", "--surrogate l1", "--ramp-epochs 3", "--augment none", "--drops 1", "--batch 16", "--weight-decay 1e-3",
+    "--eps 8/255", "--step-size 1/255", "--steps 3", "--seed 1", "--rslad-scale 1", "--limit-train 64", "--inner student",
+    "--epochs 3", "--student wrn-10-2", "--method adaad", "--match direct"])
+def test_another_training_is_refused(whole, monkeypatch, capsys, flag):
+    """A setting that TRAINING lacks: its run would pass for the one that is there."""
+    monkeypatch.chdir(whole)
+    argv = [*TINY, "--method", "rslad", "--out", "runs/a", *([] if "match" in flag else ["--igdm"]), *flag.split()]
+    key = flag[2:].split()[0].replace("-", "_").replace("rslad_scale", "constants")
+    assert igdm.main(argv) == 2 and f"{key} was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, value", [("world", 2), ("threads", 99), ("precision", "bf16"), ("compile", True)])
+def test_unfinished_run_goes_on_as_it_was(whole, monkeypatch, capsys, key, value):
+    """An interrupted run that goes on in another precision, or with the statistics of half batches; a finished one that cannot
+    be measured."""
+    monkeypatch.chdir(whole)
+    shutil.copytree("runs/a", f"runs/as-{key}")
+    config = json.loads(Path(f"runs/as-{key}/config.json").read_text())
+    config["training"][key] = value
+    igdm.write_json(Path(f"runs/as-{key}/config.json"), config)
+    argv = [*TINY, "--method", "rslad", "--igdm", "--out", f"runs/as-{key}"]
+    assert igdm.main(argv) == 0
+    os.remove(f"runs/as-{key}/student.pt")
+    assert igdm.main(argv) == 2 and f"{key} was" in capsys.readouterr().err
 
 
 def test_busy_folder(whole, monkeypatch, capsys):
@@ -1308,6 +1642,7 @@ def test_out_of_memory(tmp_path, monkeypatch, capsys, where, name, error):
         raise error
     np.savez(tmp_path / "d.npz", **arrays())
     torch.save({}, tmp_path / "last.pt")
+    monkeypatch.setattr(igdm, "identity", lambda *_: {})
     monkeypatch.setattr(where, name, fails)
     argv = ["--method", "pgd-at", "--dataset", str(tmp_path / "d.npz"), "--batch", "8", "--student", "wrn-10-1", "--out", str(tmp_path)]
     assert igdm.main(argv) == 1 and "--batch" in capsys.readouterr().err and not (tmp_path / "damaged.pt").exists()
@@ -1339,12 +1674,23 @@ def test_memory_is_trainings(whole, monkeypatch):
     assert [row["timing"]["memory_mib"] for row in rows] == [1, 2]
 
 
+def test_memory_in_mib(monkeypatch):
+    """Kibibytes for mebibytes, or macOS's bytes for kibibytes."""
+    usage = SimpleNamespace(ru_maxrss=3 * 2**20)
+    monkeypatch.setattr(igdm.resource, "getrusage", lambda who: usage)
+    for system, mib in (("linux", 3 * 2**10), ("darwin", 3)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert igdm.peak_memory(torch.device("cpu")) == mib
+
+
 def test_diverged(whole, monkeypatch, capsys):
     """Hours spent on, or a good checkpoint overwritten by, a loss that is not finite."""
     monkeypatch.chdir(whole)
     monkeypatch.setitem(igdm.MATCH, "igdm", lambda o, s: (o.s_adv.sum() - o.s_minus.sum() + o.t_adv.sum() - o.t_minus.sum()) * math.nan)
     assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/nan"]) == 3
     assert "not finite in epoch 1" in capsys.readouterr().err and not (whole / "runs/nan/last.pt").exists()
+    monkeypatch.setitem(igdm.MATCH, "igdm", lambda o, s: o.s_adv.sum() * 0 + (o.s_minus + o.t_adv + o.t_minus).sum() * 0)
+    assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--lr", "0.01", "--out", "runs/nan"]) == 0      # as it advises
     state = {name: value * 1e20 if value.is_floating_point() else value for name, value in weights("runs/a/student.pt").items()}
     torch.save(state, "overflows.pt")
     argv = [*TINY[:2], "--eval-only", "overflows.pt", "--student", "wrn-10-1", "--out", "runs/over", "--attacks", "clean,pgd"]
@@ -1470,7 +1816,8 @@ def one_step(flags, arch="wrn-10-1", device="cpu"):
 
 def test_compiled_is_eager():
     """A compiled step that loses a pass, a batch statistic or the gradient of one of the three."""
-    (a, grads, S), (b, others, other) = one_step("--precision fp32"), one_step("--precision fp32 --compile")
+    arch = "wrn-10-1-silu"                      # smooth: rounding can move a ReLU across its kink, and with it a gradient
+    (a, grads, S), (b, others, other) = (one_step(f"--precision fp32 {flag}", arch) for flag in ("--no-compile", "--compile"))
     close(a, b, 1e-4, 1e-6)
     for name in grads:
         close(grads[name], others[name], 1e-3, 1e-3 * grads[name].abs().max().item())
@@ -1564,6 +1911,13 @@ def test_two_ranks(whole):
     assert not same(weights(whole / "two/rank0.pt"), weights(whole / "runs/a/student.pt"))     # half batches: other statistics
     assert json.loads((whole / "two/runs/two/result.json").read_text())["metrics"]["pgd"]["n"] == 40
     assert done.stdout.count("epoch 2/2") == 1
+
+
+def test_share_of_a_batch(monkeypatch):
+    """An odd batch of two processes: one has more images than the other, and counts as much."""
+    monkeypatch.setattr(igdm, "WORLD", 2)
+    with pytest.raises(UserError, match="multiple of the 2"):
+        igdm.resolve("--method pgd-at --batch 33".split())
 
 
 def test_two_ranks_are_one(whole, monkeypatch):
@@ -1715,6 +2069,12 @@ def left_behind(folder, log=(), dataset=None, **metrics):
         (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if dataset:
         igdm.write_json(folder / "config.json", dict(training=dict(dataset=dataset)))
+
+def test_measured(tmp_path):
+    """Table 6's minutes in seconds, or its memory that of the first epoch; OOD's numbers left out."""
+    left_behind(tmp_path / "a", [dict(timing=dict(seconds=s, memory_mib=m)) for s, m in ((600, 1), (120, 2), (60, 3))], aa=1.0)
+    igdm.write_json(tmp_path / "a/ood.json", dict(clean_ood_d=5.0, model="x"))
+    assert igdm.measured(tmp_path / "a") == {"aa": 1.0, "aa@": 1.0, "min_per_epoch": 2, "memory_mib": 3, "clean_ood_d": 5.0}
 
 def gradients_file(folder, channels=3, n=2, **arrays):
     folder.mkdir(parents=True, exist_ok=True)
