@@ -660,8 +660,8 @@ def test_evaluation_is_what_the_table_says(tmp_path, monkeypatch):
     GD, point-wise distance or remainder that is another's."""
     cfg, data = igdm.resolve([*EVALUATED, str(tmp_path)]), noise_images(300)
     data = data._replace(x_test=data.x_train, y_test=data.y_train)              # 3 batches
-    S, T = (shaken("wrn-10-1", 3, channels=1) for _ in range(2))
-    S, T, calls, pgd = S.eval(), T.eval(), [], igdm.pgd
+    S, T = (nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3)) for _ in range(2))
+    calls, pgd = [], igdm.pgd
 
     def seen(model, x, objective, eps=8 / 255, step=2 / 255, steps=10, start="uniform", g=None):
         calls.append((round(255 * eps), round(255 * step), steps, start, objective.__qualname__.split(".")[0]))
@@ -684,7 +684,7 @@ def test_evaluation_is_what_the_table_says(tmp_path, monkeypatch):
             rows[name].append(value.detach())
     for name, values in rows.items():
         ours, expected = metrics[name + "@t" * (name != "remainder")]["value"], torch.cat(values).mean().item()
-        assert ours == pytest.approx(expected, rel=1e-3 if name == "point_adv" else 1e-5)
+        assert ours == pytest.approx(expected, rel=1e-5)
     drawn, few = np.load(tmp_path / "gradients.npz"), igdm.pick_test(data, 8)
     for name, model in (("student", S), ("teacher@t", T)):
         gradient = igdm.input_gradient(model, igdm.to_float(data.x_test[few]), data.y_test[few])
@@ -709,16 +709,18 @@ def test_probe_is_what_it_says(monkeypatch):
     """A probe of training images, of the clean accuracy twice, of 20 steps, or of the teacher's remainder."""
     data = noise_images()
     data = data._replace(x_test=data.x_train.flip(0), y_test=data.y_train.flip(0))
-    S, T = (shaken("wrn-10-1", 3, channels=1).eval() for _ in range(2))
+    torch.manual_seed(0)
+    S, T = (nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)).eval() for _ in range(2))
+    data = data._replace(y_test=S(igdm.to_float(data.x_test)).argmax(1))       # all right, until they are attacked
     pgd, steps = igdm.pgd, []
     monkeypatch.setattr(igdm, "pgd", lambda *given: steps.append(given[5:7]) or pgd(*given))
-    row = igdm.probe(S, T, data, SimpleNamespace(probe=20, seed=0, eps=0.1, step_size=0.02))
+    row = igdm.probe(S, T, data, SimpleNamespace(probe=20, seed=0, eps=0.3, step_size=0.05))
     x, y, g = igdm.to_float(data.x_test), data.y_test, igdm.generator("cpu", 0, "probe", 0)
-    assert steps == [(10, "uniform")]
-    a = pgd(S, x, lambda a: F.cross_entropy(S(a), y), 0.1, 0.02, 10, "uniform", g)
+    assert steps == [(10, "uniform")] and row["clean"] == 100 > row["pgd10"]
+    a = pgd(S, x, lambda a: F.cross_entropy(S(a), y), 0.3, 0.05, 10, "uniform", g)
     gd, gc, *_ = igdm.gradient_alignment(S, T, x, y).values()
     expected = dict(clean=100 * (S(x).argmax(1) == y).float(), pgd10=100 * (S(a).argmax(1) == y).float(), gd=gd, gc=gc,
-                    remainder=igdm.remainder(S, x, 0.1, g))
+                    remainder=igdm.remainder(S, x, 0.3, g))
     assert {name: row[name] for name in expected} == pytest.approx(
         {name: value.mean().item() for name, value in expected.items()}, rel=1e-3)
 
