@@ -1452,8 +1452,9 @@ def run(argv, stop, wait=False):
             if stop.signal:
                 raise Halt(128 + stop.signal, INTERRUPTED)
         result = evaluate(S, teachers, data, cfg)
+    width = max(map(len, result["metrics"]))
     for name, entry in result["metrics"].items():
-        print(f"  {name:26}{entry['value']:10.4g}   n = {entry['n']}")
+        print(f"  {name:{width}}{entry['value']:10.4g}   n = {entry['n']}")
 
 def main(argv=None):
     """Run one command; returns the exit code: 0, 1 out of memory, 2 for what the user can mend, or as Halt says."""
