@@ -40,6 +40,7 @@ import platform
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,8 +311,8 @@ def cw(model, x, y, eps, step, steps=50, restarts=10, g=None):
     for _ in range(restarts):
         x_adv = pgd(model, x, margin, eps, step, steps, "uniform", g)
         with torch.no_grad(), eval_mode(model):
-            loss = F.cross_entropy(model(x_adv), y, reduction="none")
-        best = torch.where((loss < highest)[:, None, None, None], best, x_adv)      # of NaN, the latter: it must be seen
+            loss = F.cross_entropy(model(x_adv), y, reduction="none").nan_to_num(math.inf, math.inf)    # NaN must be seen
+        best = torch.where((loss >= highest)[:, None, None, None], x_adv, best)
         highest = torch.maximum(highest, loss)
     return best
 
@@ -883,7 +884,7 @@ def put_aside(out, names):
             i += 1
         old.mkdir()
         for file in ours:
-            file.rename(old / file.name)
+            shutil.move(file, old / file.name)
         print(f"{', '.join(file.name for file in ours)} of {out} now in {old}")
 
 def environment(cfg):
@@ -913,8 +914,8 @@ def identity(cfg, images, T):
         free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
                    if value != before.get(key) and key not in free]
-        refuse(changed and trained, f"{cfg.out} holds another run ({'; '.join(changed)}): give what it had, another --out, or "
-               "--fresh to put it aside")
+        refuse(changed and (trained or (cfg.out / "log.jsonl").exists()),
+               f"{cfg.out} holds another run ({'; '.join(changed)}): give what was, another --out, or --fresh to put it aside")
     return training
 
 def write_config(cfg, training):
@@ -1373,24 +1374,25 @@ def pgd_at_teacher(cfg, images, stop):
     return str(out / "student.pt")
 
 def check_network(model, name, data):
-    """Raise UserError unless model takes these images, gives a logit for each class, and bears all that is done to it here."""
-    x, y = to_float(data.x_train[:2]), data.y_train[:2]
-    foreign = not isinstance(model, models.Net)
-    with (explained(f"{name} cannot be used with images of shape {tuple(x.shape[1:])}"), eval_mode(model),
-          torch.set_grad_enabled(foreign)):
-        shape = tuple(model(x).shape)
-        if foreign and shape == (2, data.classes):
-            fingerprint(model.state_dict())
-            frozen = models.fold(model)
-            input_gradient(frozen, x, y)
-            remainder(frozen, x, 0.1, generator(x.device, 0))
+    """Raise UserError unless model takes these images and gives a logit for each class."""
+    with explained(f"{name} does not take images of shape {tuple(data.x_train.shape[1:])}"), torch.no_grad(), eval_mode(model):
+        shape = tuple(model(to_float(data.x_train[:2])).shape)
     refuse(shape != (2, data.classes), f"{name}: 2 images give {shape}, where (2, {data.classes}) logits are wanted")
+
+def try_out(S, name, data):
+    """Raise UserError unless a student that is not of models.py bears what comes after hours: copies and forward mode, too."""
+    x, y = to_float(data.x_train[:2]), data.y_train[:2]
+    with explained(f"{name} cannot be trained and measured"), eval_mode(S):
+        S(x)                                                    # what it keeps of this may be beyond copying
+        frozen = models.fold(S)
+        input_gradient(frozen, x, y)
+        remainder(frozen, x, 0.1, generator(x.device, 0))
+        fingerprint(S.state_dict())
 
 def set_backends(precision, fixed_shapes):
     """TF32 for convolutions where precision says so; never for the matrix product of a last layer."""
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = precision == "tf32", False
     torch.backends.cudnn.benchmark = fixed_shapes
-    torch.backends.mha.set_fastpath_enabled(False)              # it has no forward mode, which remainder needs
 
 def run(argv, stop, wait=False):
     """One command: data, networks, training or --eval-only, evaluation."""
@@ -1414,9 +1416,12 @@ def run(argv, stop, wait=False):
     def find(name):
         return pgd_at_teacher(cfg, images, stop) if name == "pgd-at" else name
 
+    torch.backends.mha.set_fastpath_enabled(False)              # it has no forward mode, which remainder needs
     torch.manual_seed(cfg.seed)     # for the student's first weights; all else has a generator of its own
     S = (load_network(find(cfg.eval_only), cfg.student, data, cfg) if cfg.eval_only
          else build_network(f"--student {cfg.student}", cfg.student, data, cfg))
+    if not isinstance(S, models.Net):
+        try_out(S, cfg.eval_only or f"--student {cfg.student}", data)
     teachers = {name: load_network(find(name), cfg.teacher_arch, data, cfg) for name in cfg.teachers}
     T = next(iter(teachers.values()), None)
     set_backends(cfg.precision, True)

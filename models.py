@@ -291,23 +291,25 @@ def read_state_dict(path):
 
 def load_state(model, path, arch_name):
     """Load the checkpoint at path into model, in place and strictly, and the mean and std of its normalisation where it has
-    them; arch_name is for the message. LTD's unused "sub_block1" is dropped. Raises UserError where it does not fit."""
+    them; arch_name is for the message. Dropped are LTD's unused "sub_block1" and what a model does not keep, such as indices.
+    Raises UserError where it does not fit."""
     own = model.state_dict()
     names = {_bare(key): key for key in own}  # the model may itself be a wrapper
     content = read_state_dict(path)
-    mean_std = {key: buffer for key, buffer in model.named_buffers() if key in content.keys() - own.keys()}
+    spare = {key: buffer for key, buffer in model.named_buffers() if key in content.keys() - own.keys()}
     state = {names.get(key, key): value for key, value in content.items()
-             if key in names or not (key in mean_std or key.startswith("sub_block1."))}
+             if key in names or not (key in spare or key.startswith("sub_block1."))}
     head = next((key for key in reversed(own) if own[key].ndim == 2), None)
     if head in state and len(state[head]) != len(own[head]):
         raise UserError(f"{path} does not fit: it has {len(state[head])} classes, the data {len(own[head])}; "
                         "use a checkpoint trained on this data")
     try:
-        for key, buffer in mean_std.items():
-            buffer.copy_(content[key].view_as(buffer))
+        for key in spare.keys() & {"mean", "std"}:
+            spare[key].copy_(content[key].view(-1, 1, 1))
         model.load_state_dict(state)
     except RuntimeError as error:
-        faults = [line.strip()[:150] for line in str(error).splitlines()[1:4]]  # missing, unexpected, of other shapes
+        lines = str(error).splitlines()
+        faults = [line.strip()[:150] for line in lines[1:4] or lines]  # missing, unexpected, of other shapes
         raise UserError(f"{path} does not fit {arch_name}, another architecture? {' '.join(faults)}") from error
 
 def fetch(drive_id, path):

@@ -423,7 +423,7 @@ fi
 [[ -e $here/igdm.py ]] || complain "no igdm.py in $here: run or submit it from its folder"
 cd "$here" || exit 2
 
-((BASH_VERSINFO[0] > 3)) || complain "bash $BASH_VERSION is too old: 4.2 or newer is needed"
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 402)) || complain "bash $BASH_VERSION is too old: 4.2 or newer is needed"
 PYTHON=${PYTHON:-python} mode=run seeds=0 wanted=() smoke=() runs=runs extra=()
 while (($#)); do
     case $1 in

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 import zipfile
@@ -363,7 +364,7 @@ def test_attacks_leave_the_model_alone():
         igdm.pgd(S, x, lambda a: 1 / 0)
     assert snapshot() == before
 
-def test_cw():
+def test_cw(monkeypatch):
     """Another margin; images moved once they are wrong; of the restarts the last or the lowest cross-entropy kept."""
     S, (x, _), eps, step, g = net(3), batch(12), 0.1, 0.03, igdm.generator("cpu", 0)
     y = S(x).argmax(1)
@@ -382,6 +383,10 @@ def test_cw():
     broken = nn.Sequential(S)
     broken.forward = lambda z: S(z) * (1 if torch.equal(z, x) else math.nan)
     assert broken(igdm.cw(broken, x, y, eps, step, 2, 2, g)).isnan().all()     # or they would count as robust
+    ends = []
+    monkeypatch.setattr(igdm, "pgd", lambda *given: ends.append(x + 1 + len(ends)) or ends[-1])
+    broken.forward = lambda z: S(x) * (math.nan if torch.equal(z, x + 2) else 1)
+    assert torch.equal(igdm.cw(broken, x, y, eps, step, 2, 3, g), ends[1])      # not what a later restart finds
 
 
 # A training step
@@ -644,13 +649,22 @@ def test_remainder():
         close(ours, ((f(x + e) - f(x) - je) ** 2).sum(1).sqrt() / (f(x + e) ** 2).sum(1).sqrt(), rtol=1e-5)
         assert ours.min() > 1e-5 and igdm.remainder(linear(WEIGHTS[0]), x, eps, None).max() < 1e-12
 
-def test_transformers_can_be_measured():
+def test_transformers_can_be_measured(folder, monkeypatch):
     """Attention that is fused: it has no forward-mode differentiation, and a run would end at its first probe."""
-    igdm.set_backends("fp32", True)
-    layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True)
-    model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 16), layer, nn.Flatten(), nn.Linear(16, 3))
-    igdm.check_network(model, "vit", noise_images())
-    assert model.training and 0 < igdm.remainder(model.eval(), torch.rand(2, 1, 8, 8), 0.1, None).max() < 1
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    torch.backends.mha.set_fastpath_enabled(True)
+    argv = f"{D} --student toy_networks:vit --method pgd-at --epochs 1 --steps 1 --attacks clean --probe 8 --out".split()
+    with tempfile.TemporaryDirectory() as out:
+        assert igdm.main([*argv, out]) == 0 and "remainder" in (Path(out) / "log.jsonl").read_text()
+
+def test_teachers_need_only_be_called(folder, monkeypatch):
+    """A teacher that is refused for what is asked of a student alone: forward mode, or copies of what it keeps of a pass."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    argv = f"{D} --method ard --epochs 1 --steps 1 --attacks clean --probe 8 --teacher keeps.pt --teacher-arch".split()
+    with tempfile.TemporaryDirectory() as out:
+        assert igdm.main([*argv, "toy_networks:keeps", "--out", out]) == 0
 
 EVALUATED = ("--method adaad --inner student --teacher pgd-at --dataset digits --student wrn-10-1 --eps 16/255 "
              "--step-size 3/255 --steps 2 --attacks clean,fgsm,pgd,cw --device cpu --out").split()
@@ -761,7 +775,7 @@ def folder(tmp_path_factory):
     torch.save({"state_dict": Hostile()}, here / "hostile.pt")
     torch.save(igdm.models.build("wrn-10-1", 7, 1).state_dict(), here / "seven.pt")
     (here / "toy_networks.py").write_text(
-        "import torch.nn as nn\n"
+        "import torch\nimport torch.nn as nn\n"
         "def wide(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 2))\n"
         "def number(num_classes): return num_classes\n"
         "class Pair(nn.Module):\n    def forward(self, x): return x, x\n"
@@ -780,11 +794,22 @@ def folder(tmp_path_factory):
         "def moves(num_classes): return Moves(nn.Flatten(), nn.Linear(64, num_classes))\n"
         "class Keeps(nn.Sequential):\n    def forward(self, x):\n        self.kept = super().forward(x)\n"
         "        return self.kept\n"
-        "def keeps(num_classes): return Keeps(nn.Flatten(), nn.Linear(64, num_classes))\n")
+        "def keeps(num_classes): return Keeps(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "class Same(torch.autograd.Function):\n"
+        "    @staticmethod\n    def forward(ctx, x): return x.clone()\n"
+        "    @staticmethod\n    def backward(ctx, gradient): return gradient\n"
+        "class Rigid(nn.Sequential):\n    def forward(self, x): return Same.apply(super().forward(x))\n"
+        "def rigid(num_classes): return Rigid(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "def vit(num_classes):\n"
+        "    layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True)\n"
+        "    return nn.Sequential(nn.Flatten(2), nn.Linear(64, 16), layer, nn.Flatten(), nn.Linear(16, num_classes))\n")
+    linear = nn.Linear(64, 3)
+    torch.save({"1.weight": linear.weight, "1.bias": linear.bias}, here / "keeps.pt")
     return here
 
 D = "--dataset d.npz --student wrn-10-1 --batch 8"
 T = "--method ard --teacher-arch wrn-10-1 --teacher"
+SHORT = "--method pgd-at --epochs 1 --attacks clean"
 BAD = [     # the command, and what the message must hold
     ("--method rlsad", "rslad"), ("--match idgm", "trades-like"), ("--igdm --surrogate l3", "l2"), ("--inner both", "--inner"),
     ("--augment flip", "crop-flip"), ("--epochs ten", "--epochs: ten is not a whole number"), ("--epochs 0", "0 is not"),
@@ -817,7 +842,8 @@ BAD = [     # the command, and what the message must hold
     ("--method akd --akd-lambda 5", "--akd-lambda: 5"), ("--seed 99999999999999999999", "--seed"), ("--threads 1000000", "1000000"),
     ("--match direct --igdm", "not allowed with argument"), ("--dataset one.npz", "only one class"),
     (f"{D} --student toy_networks:pair", "toy_networks:pair"), (f"{D} {T} wide.pt --teacher-arch toy_networks:wide", "wide.pt as toy_networks:wide: 2 images give (2, 5)"),
-    (f"{D} --student toy_networks:moves", "in-place"), (f"{D} --student toy_networks:keeps", "deepcopy"),
+    (f"{D} {SHORT} --student toy_networks:moves", "in-place"), (f"{D} {SHORT} --student toy_networks:keeps", "deepcopy"),
+    (f"{D} {SHORT} --student toy_networks:rigid", "jvp"),
     (f"{D} --student models.resnet:net", "models.py is this repository's"),
     ("--dataset d.npz --eval-only foreign/a.pt", "--student"), ("--match direct --compile", "second derivatives"),
     ("--eval-only bdm --benchmark 3", "without --eval-only"), ("--precision tf32 --device cpu", "Ampere"),
@@ -1563,6 +1589,10 @@ def test_other_settings_are_refused_and_fresh_keeps_the_old(whole, monkeypatch, 
     argv = [*TINY, "--method", "rslad", "--igdm", "--out", "runs/d"]
     assert igdm.main([*argv, "--lr", "0.05"]) == 2
     assert "lr was 0.1, is 0.05" in capsys.readouterr().err
+    shutil.copytree("runs/d", "runs/lean")
+    for path in Path("runs/lean").glob("*.pt"):                 # for want of space
+        path.unlink()
+    assert igdm.main([*argv, "--lr", "0.05", "--out", "runs/lean"]) == 2 and "lr was" in capsys.readouterr().err
     os.rename("runs/d/config.json", "config.json")
     assert igdm.main([*argv, "--lr", "0.05"]) == 2 and "no config.json" in capsys.readouterr().err
     os.rename("config.json", "runs/d/config.json")
