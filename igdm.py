@@ -903,18 +903,19 @@ def identity(cfg, images, T):
     training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
                     threads=torch.get_num_threads() if cfg.device == "cpu" else None)
     training |= dict(teacher_weights=fingerprint(T.state_dict())[:16]) if T else {}
-    trained, known = (any((cfg.out / name).exists() for name in names) for names in (CHECKPOINTS, ["config.json"]))
-    refuse(trained and not known,
-           f"{cfg.out} holds a checkpoint, but no config.json to say of what: give another --out, or --fresh to put it aside")
-    if known:
+    left = {*os.listdir(cfg.out)}
+    trained = left & {"log.jsonl", *CHECKPOINTS}
+    refuse(trained and "config.json" not in left,
+           f"{cfg.out} holds a run, but no config.json to say of what: give another --out, or --fresh to put it aside")
+    if "config.json" in left:
         before = read_own(cfg.out / "config.json").get("training")
         refuse(not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside")
-        free = ["threads", "world", "precision", "compile"] if (cfg.out / "student.pt").exists() else []
+        free = ["threads", "world", "precision", "compile"] if "student.pt" in left else []
         free += ["threads"] if None in (before.get("threads"), training["threads"]) else []     # on a GPU they do not count
         free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
         changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
                    if value != before.get(key) and key not in free]
-        refuse(changed and (trained or (cfg.out / "log.jsonl").exists()),
+        refuse(changed and trained,
                f"{cfg.out} holds another run ({'; '.join(changed)}): give what was, another --out, or --fresh to put it aside")
     return training
 
