@@ -67,7 +67,7 @@ import models
 from models import UserError, explained, one_line, out_of_memory
 
 HERE = Path(__file__).resolve().parent
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))      # set by torchrun
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1) if "RANK" in os.environ else 1)   # torchrun's
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The paper's constants
@@ -863,6 +863,13 @@ def locked(out, wait=False, name=".lock"):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
+def training_in(out):
+    """What config.json in the folder out says of the training there; {} where there is none, or an evaluation's. Raises
+    UserError where it cannot be read."""
+    training = read_own(out / "config.json").get("training", {})
+    refuse(not isinstance(training, dict), f"{out / 'config.json'} is not of a run of igdm.py: give another --out")
+    return training
+
 def fingerprint(tensors):
     """sha256 of a dict of tensors, names and values."""
     digest = hashlib.sha256()
@@ -908,7 +915,7 @@ def identity(cfg, images, T):
     refuse(trained and "config.json" not in left,
            f"{cfg.out} holds a run, but no config.json to say of what: give another --out, or --fresh to put it aside")
     if "config.json" in left:
-        before = read_own(cfg.out / "config.json").get("training")
+        before = training_in(cfg.out)
         refuse(not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside")
         free = ["threads", "world", "precision", "compile"] if "student.pt" in left else []
         free += ["threads"] if None in (before.get("threads"), training["threads"]) else []     # on a GPU they do not count
@@ -1317,9 +1324,9 @@ TRAINING = (   # a run's identity; images, the teacher's weights, threads and pr
 
 def config_beside(checkpoint):
     """What config.json in the folder of a file says of its training, if there is one, of a run of ours; else {}."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if Path(checkpoint).is_file():
-            return dict(json.loads(Path(checkpoint).with_name("config.json").read_text())["training"])
+    with contextlib.suppress(UserError, OSError):
+        if checkpoint and Path(checkpoint).is_file():
+            return training_in(Path(checkpoint).parent)
     return {}
 
 def build_network(name, arch, data, cfg):
@@ -1404,7 +1411,8 @@ def run(argv, stop, wait=False):
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     if WORLD > 1 and not dist.is_initialized():     # rank 0 may wait for hours, for a teacher
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
+        with explained("the processes do not find each other", "start them by torchrun"):
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cfg.device != "cpu" else "gloo", timeout=timedelta(days=7))
     if cfg.device != "cpu":
         torch.cuda.set_device(cfg.device)
     with fetching(cfg.data_dir / f"{cfg.dataset}.npz") if cfg.dataset in DATASETS else contextlib.nullcontext():
@@ -1433,14 +1441,14 @@ def run(argv, stop, wait=False):
     if cfg.benchmark:
         return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
     with locked(cfg.out, wait) if not RANK else contextlib.nullcontext():
+        evaluated = training_in(cfg.out) if cfg.eval_only else {}       # the run that is there, and stays
+        refuse(evaluated and cfg.out.resolve() != Path(find(cfg.eval_only)).parent.resolve(),
+               f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out")
         if cfg.fresh and not RANK:
-            put_aside(cfg.out, RUN)
+            put_aside(cfg.out, EVALUATION if evaluated else RUN)
         print(cfg.out, flush=True)
         if cfg.eval_only:
-            own = read_own(cfg.out / "config.json").get("training")     # nothing where it holds an evaluation
-            refuse(own and cfg.out.resolve() != Path(find(cfg.eval_only)).parent.resolve(),
-                   f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out")
-            if not own:
+            if not evaluated:
                 write_config(cfg, {})
         else:
             training = from_rank_0(identity, cfg, images, T if cfg.teacher else None)

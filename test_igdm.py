@@ -1,6 +1,7 @@
 """Tests of igdm.py and models.py: pytest, no network, some minutes on two cores. Each says which bug it would catch."""
 import copy
 import fcntl
+import importlib.util
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import zipfile
@@ -241,6 +243,12 @@ def test_alpha_table():
     assert [sum(row) for row in rows] == pytest.approx(
         [480, 355, 243, 374, 363, 303, 150.9, 151, 147.9, 124.2, 134.9, 156.5, 202, 101])
     assert [sum(column) for column in zip(*rows)] == pytest.approx([1340, 149.7, 572, 560, 302, 48.7, 314])
+
+def test_restarts():
+    """C&W with the restarts of the quick digits everywhere, or the other way round."""
+    assert {name: preset.cw_restarts for name, preset in igdm.DATASETS.items() if name != "digits"} == dict.fromkeys(
+        ("cifar10", "cifar100", "svhn", "tiny-imagenet"), 10)
+    assert igdm.resolve(["--dataset", __file__ + ".npz", "--method", "pgd-at"]).preset.cw_restarts == 10
 
 FAST = [    # command, precision, compiled and replayed: on a GPU
     ("--method ard --teacher bdm", "bf16", True), ("--method pgd-at --student toy:net", "tf32", False),
@@ -1406,6 +1414,9 @@ def test_interrupted_run_goes_on_exactly(whole, at, monkeypatch, capsys):
     assert igdm.main(argv) == 0
     assert same(weights(whole / "runs/a/student.pt"), weights(whole / f"runs/stopped{at}/student.pt"))
     assert without_timing(whole / "runs/a") == without_timing(whole / f"runs/stopped{at}")
+    timing = json.loads((whole / f"runs/stopped{at}/log.jsonl").read_text().splitlines()[(at - 1) // 4])["timing"]
+    left = 4 * math.ceil(at / 4) - at                           # steps of that epoch after the stop
+    assert timing["images_per_second"] * timing["seconds"] == pytest.approx(32 * left)
 
 
 def test_own_network_goes_on_exactly(whole, folder, monkeypatch):
@@ -1535,6 +1546,9 @@ def test_damage_is_said(whole, monkeypatch, capsys):
         Path("runs/hurt", name).write_bytes(good[:50])
         assert igdm.main(argv) == 2 and f"hurt/{name} cannot be read" in capsys.readouterr().err
         Path("runs/hurt", name).write_bytes(good)
+    Path("runs/hurt/config.json").write_text('{"training": "of another program"}')
+    assert igdm.main(argv) == 2 and "not of a run" in capsys.readouterr().err
+    Path("runs/hurt/config.json").write_bytes(good)
     for name in ("outcomes.npz", "log.jsonl"):          # deleted, as the message says
         os.remove(f"runs/hurt/{name}")
     assert igdm.main(argv) == 0 and [*np.load("runs/hurt/outcomes.npz")] == ["clean", "pgd"]
@@ -1626,6 +1640,10 @@ def test_unfinished_run_goes_on_as_it_was(whole, monkeypatch, capsys, key, value
     assert igdm.main(argv) == 0
     os.remove(f"runs/as-{key}/student.pt")
     assert igdm.main(argv) == 2 and f"{key} was" in capsys.readouterr().err
+    if key == "threads":                                        # trained on a GPU up to here: threads do not count there
+        config["training"][key] = None
+        igdm.write_json(Path(f"runs/as-{key}/config.json"), config)
+        assert igdm.main(argv) == 0
 
 
 def test_busy_folder(whole, monkeypatch, capsys):
@@ -1634,6 +1652,20 @@ def test_busy_folder(whole, monkeypatch, capsys):
     with igdm.locked(Path("runs/busy")):
         assert igdm.main([*TINY, "--method", "rslad", "--igdm", "--out", "runs/busy"]) == 75
     assert "another process works in" in capsys.readouterr().err
+
+
+def test_waiting_for_a_busy_folder(tmp_path):
+    """A teacher that is trained by two runs at once."""
+    entered = threading.Event()
+
+    def wait():
+        with igdm.locked(tmp_path, wait=True):
+            entered.set()
+    with igdm.locked(tmp_path):
+        other = threading.Thread(target=wait, daemon=True)
+        other.start()
+        assert not entered.wait(0.5)
+    assert entered.wait(10)
 
 
 def test_one_process_fetches(tmp_path, monkeypatch, capsys):
@@ -1746,6 +1778,13 @@ def test_eval_only(whole, monkeypatch, capsys):
     assert igdm.main(["--eval-only", "runs/a/student.pt", "--out", "runs/copy"]) == 2       # of another run
     assert "runs/copy holds a training run" in capsys.readouterr().err
     assert igdm.main([*TINY, "--out", "runs/e"]) == 2 and "runs/e holds an evaluation" in capsys.readouterr().err
+    anew = ["--limit-test", "40", "--attacks", "clean", "--fresh", "--eval-only", "runs/a/student.pt", "--out"]
+    shutil.copytree("runs/a", "runs/anew")
+    for folder in ("runs/e", "runs/copy"):
+        assert igdm.main([*anew, folder]) == ("copy" in folder) * 2
+    assert {*os.listdir("runs/e.1")} == {"config.json", "result.json", "outcomes.npz", "gradients.npz"}
+    assert igdm.main([*anew[:-2], "runs/anew/student.pt", "--out", "runs/anew"]) == 0      # its checkpoints and log stay
+    assert {*os.listdir("runs/anew.1")} == {"result.json", "outcomes.npz", "gradients.npz"}
     os.rename("runs/copy/student.pt", "elsewhere.pt")
     os.symlink("../../elsewhere.pt", "runs/copy/student.pt")
     assert igdm.main(["--eval-only", "runs/copy/student.pt", "--out", "runs/copy", "--attacks", "clean"]) == 0
@@ -1943,6 +1982,20 @@ def test_two_ranks(whole):
     assert not same(weights(whole / "two/rank0.pt"), weights(whole / "runs/a/student.pt"))     # half batches: other statistics
     assert json.loads((whole / "two/runs/two/result.json").read_text())["metrics"]["pgd"]["n"] == 40
     assert done.stdout.count("epoch 2/2") == 1
+
+
+def test_processes_without_torchrun(monkeypatch, capsys):
+    """A cluster's WORLD_SIZE without RANK that splits every batch; a traceback where the others cannot be found."""
+    for rank, expected in (("1", (1, 4)), (None, (0, 1))):
+        for name, value in (("WORLD_SIZE", "4"), ("RANK", rank)):
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+        spec = importlib.util.spec_from_file_location("again", igdm.__file__)
+        again = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(again)
+        assert (again.RANK, again.WORLD) == expected
+    monkeypatch.setattr(igdm, "WORLD", 2)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert igdm.main("--dataset digits --method pgd-at --batch 32".split()) == 2 and "torchrun" in capsys.readouterr().err
 
 
 def test_share_of_a_batch(monkeypatch):
