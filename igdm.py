@@ -31,7 +31,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib
-import itertools
 import json
 import logging
 import math
@@ -67,7 +66,8 @@ import models
 from models import UserError, explained, one_line, out_of_memory
 
 HERE = Path(__file__).resolve().parent
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1) if "RANK" in os.environ else 1)   # torchrun's
+RANK = int(os.environ.get("RANK", 0))                                               # torchrun sets both; a cluster may
+WORLD = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1                # set WORLD_SIZE alone
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The paper's constants
@@ -220,9 +220,7 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
             arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), (np.uint8, np.int64) * 2)]
         with contextlib.suppress(UserError, OSError):   # a read-only folder costs time only
             folder.mkdir(parents=True, exist_ok=True)
-            own = path.with_name(f"{path.name}.{os.getpid()}")              # another process may be packing it, too
-            write_atomic(own, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
-            os.replace(own, path)
+            write_atomic(path, lambda file: np.savez(file, **dict(zip(Data._fields, arrays))))
     else:
         arrays = read_npz(path)
     tensors = []
@@ -307,14 +305,10 @@ def cw(model, x, y, eps, step, steps=50, restarts=10, g=None):
         other = logits.scatter(1, y[:, None], -math.inf).amax(1)
         return ((other - true) * (other < true)).sum()
 
-    best, highest = x, torch.full(y.shape, -math.inf, device=x.device)
-    for _ in range(restarts):
-        x_adv = pgd(model, x, margin, eps, step, steps, "uniform", g)
-        with torch.no_grad(), eval_mode(model):
-            loss = F.cross_entropy(model(x_adv), y, reduction="none").nan_to_num(math.inf, math.inf)    # NaN must be seen
-        best = torch.where((loss >= highest)[:, None, None, None], x_adv, best)
-        highest = torch.maximum(highest, loss)
-    return best
+    ends = torch.stack([pgd(model, x, margin, eps, step, steps, "uniform", g) for _ in range(restarts)])
+    with torch.no_grad(), eval_mode(model):
+        losses = torch.stack([F.cross_entropy(model(x_adv), y, reduction="none") for x_adv in ends])
+    return ends[losses.argmax(0), torch.arange(len(x), device=x.device)]       # argmax takes a NaN first: it must be seen
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Losses. S and T are student and teacher; o holds what a step has computed, logits (N, K):
@@ -589,7 +583,9 @@ def train(S, T, data, cfg, stop):
                     bar.set_postfix(loss=sums.sum().item() / (step + 1), refresh=False)
         check(epoch, steps)
         base, match = (sums / steps).tolist()
-        seconds, memory, done, first = time.monotonic() - started, peak_memory(device), steps - first, 0
+        seconds, memory = time.monotonic() - started, peak_memory(device)
+        rate = (steps - first) * cfg.batch / seconds            # where it went on inside an epoch, of the rest
+        first = 0
         sums.zero_()
         if RANK:                                                # rank 0 measures, and writes
             continue
@@ -603,7 +599,7 @@ def train(S, T, data, cfg, stop):
         if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 10 and (
                 row["clean"] < chance + 2 * math.sqrt(chance * (100 - chance) / cfg.probe)):       # two standard errors
             print(f"warning: {row['clean']:.1f} % of {cfg.probe} clean images in epoch {epoch}, near chance", file=sys.stderr)
-        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=done * cfg.batch / seconds, memory_mib=memory,
+        log.append(dict(row, timing=dict(seconds=seconds, images_per_second=rate, memory_mib=memory,
                                          probe_seconds=time.monotonic() - started - seconds)))
         checkpoint(epoch + 1, 0)
         saved = time.monotonic()
@@ -746,12 +742,15 @@ def evaluate(S, teachers, data, cfg):
             raise Halt(3, f"{name} of {cfg.student or cfg.eval_only} is not finite")
         return values
 
-    def measure(name, function, batches=torch.arange(len(data.y_test), device=device).split(128), to="", **settings):
-        """Means over test images, batches of indices, of function(x, y, g), a dict of (batch,) tensors; to: "@TEACHER"."""
-        settings = dict(n=sum(map(len, batches)), **settings)
-        percent = name in ATTACKS
-        known = settings.items() <= result["metrics"].get(name + to, {}).items() and (not percent or name in outcomes)
-        if known or (percent and name not in cfg.attacks):       # measured by an earlier command, or not asked for
+    def measure(name, function, batches=None, to="", **settings):
+        """Means over test images, batches of indices (None: all), of function(x, y, g), a dict of (batch,) tensors, of which
+        one has that name; to: "@TEACHER"; settings: what the number depends on besides."""
+        batches = batches or torch.arange(len(data.y_test), device=device).split(128)
+        settings |= dict(n=sum(map(len, batches)))
+        percent, known = name in ATTACKS, result["metrics"].get(name + to, {})
+        if percent and name not in cfg.attacks:
+            return
+        if settings.items() <= known.items() and (name in outcomes or not percent):     # by an earlier command
             return
         started = time.monotonic()
         peak_memory(device, reset=True)
@@ -820,8 +819,7 @@ def write_atomic(path, write):
     except (OSError, RuntimeError) as error:                    # torch.save reports a full disk as RuntimeError
         raise UserError(f"cannot write {path}, what was there is kept: {one_line(error.__context__ or error)}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 def write_json(path, value):
     write_atomic(path, lambda file: file.write(json.dumps(value, indent=1, default=str).encode() + b"\n"))
@@ -910,20 +908,17 @@ def identity(cfg, images, T):
     training = dict({name: getattr(cfg, name) for name in TRAINING}, images=images, world=WORLD,
                     threads=torch.get_num_threads() if cfg.device == "cpu" else None)
     training |= dict(teacher_weights=fingerprint(T.state_dict())[:16]) if T else {}
-    left = {*os.listdir(cfg.out)}
+    before, left = training_in(cfg.out), {*os.listdir(cfg.out)}
     trained = left & {"log.jsonl", *CHECKPOINTS}
-    refuse(trained and "config.json" not in left,
-           f"{cfg.out} holds a run, but no config.json to say of what: give another --out, or --fresh to put it aside")
-    if "config.json" in left:
-        before = training_in(cfg.out)
-        refuse(not before, f"{cfg.out} holds an evaluation: give another --out, or --fresh to put it aside")
-        free = ["threads", "world", "precision", "compile"] if "student.pt" in left else []
-        free += ["threads"] if None in (before.get("threads"), training["threads"]) else []     # on a GPU they do not count
-        free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
-        changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
-                   if value != before.get(key) and key not in free]
-        refuse(changed and trained,
-               f"{cfg.out} holds another run ({'; '.join(changed)}): give what was, another --out, or --fresh to put it aside")
+    refuse(not before and (trained or "config.json" in left),
+           f"{cfg.out} holds an evaluation, or a run with no config.json: give another --out, or --fresh to put it aside")
+    free = ["threads", "world", "precision", "compile"] if "student.pt" in left else []
+    free += ["threads"] if None in (before.get("threads"), training["threads"]) else []         # on a GPU they do not count
+    free += ["dataset"] if {Path(str(run.get("dataset"))).suffix for run in (before, training)} == {".npz"} else []
+    changed = [f"{key} was {before.get(key)}, is {value}" for key, value in training.items()
+               if value != before.get(key) and key not in free]
+    refuse(changed and trained,
+           f"{cfg.out} holds another run ({'; '.join(changed)}): give what was, another --out, or --fresh to put it aside")
     return training
 
 def write_config(cfg, training):
@@ -952,16 +947,12 @@ def agreed(number, step):
 
 @contextlib.contextmanager
 def fetching(path):
-    """Where path has yet to be downloaded, one process at a time, and rank 0 before other ranks: the next one finds it."""
-    if RANK:
-        dist.barrier()
+    """Where path has yet to be downloaded, one process at a time: the next one finds it."""
     with contextlib.ExitStack() as stack:
         if not path.exists():
             with contextlib.suppress(OSError):                  # into a read-only folder nobody downloads
                 stack.enter_context(locked(path.parent, wait=True, name=".fetching"))
         yield
-    if WORLD > 1 and not RANK:
-        dist.barrier()
 
 def from_rank_0(function, *arguments):
     """What function returns on rank 0, on every rank."""
@@ -1002,6 +993,21 @@ def without_igdm(label):
     base = re.sub(r"-(bdm|ltd|ikl)-(pgd-at|trades)$", r"-\2 @\1", re.sub(r"\+igdm(-a[\d.]+)?", "", label))
     return re.sub(r"^(svhn-rn18)-pgd-at-(pgd-at|trades)$", r"\1-\2", base)
 
+def cell(ours, paper):
+    """A value in a table: ours, mean and standard deviation over seeds / the paper's (difference)."""
+    if paper is None or not ours:
+        return "" if paper is None else f"/ {paper:g}"
+    spread = f" ± {float(f'{np.std(ours, ddof=1):.2g}'):g}" if len(ours) > 1 else ""
+    return f"{np.mean(ours):.4g}{spread} / {paper:g} ({np.mean(ours) - paper:+.3g})"
+
+def verdict(where, metric, values):
+    """The lines that say in how many pairs of values (label -> mean) the run with IGDM is better than its base method's."""
+    pairs = {label: base for label in values if (base := without_igdm(label)) in values.keys() - {label}}
+    sign = -1 if metric.startswith("point") else 1              # a distance is better small
+    lost = [label for label, base in pairs.items() if sign * values[label] <= sign * values[base]]
+    return ["", f"{where}, +IGDM has the better {metric} in {len(pairs) - len(lost)} of {len(pairs)} pairs"
+                f"{', not in ' * bool(lost)}{', '.join(lost)}."] if pairs else []
+
 def report(root):
     """Write root/report.md: the rows of each table, ours (mean, standard deviation over seeds), the paper's, the difference."""
     rows = read_rows()
@@ -1010,30 +1016,22 @@ def report(root):
     smoke = any(config_beside(path / "config.json").get("dataset") == "digits" for paths in runs.values() for path in paths)
     title = "SMOKE, a miniature on digits, no number means anything: " * smoke      # and its teachers have other names
     lines = [f"# {title}Ours / the paper's (difference), ± the standard deviation over seeds"]
-    tables = {key[0] for printed in rows.values() for key in printed}
+    tables = {table for printed in rows.values() for table, _, _ in printed}
     for table in sorted(tables, key=lambda table: (int(table.rstrip("h")), table)):
-        metrics = list(dict.fromkeys(key[2] for printed in rows.values() for key in printed if key[0] == table))
-        lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
-        both = {}                                               # metric -> label -> ours, the paper's
+        values = {}                                             # (metric, label) -> ours, one for each seed; the paper's
         for name, printed in rows.items():
-            for column in dict.fromkeys(key[1] for key in printed if key[0] == table):
-                label, cells = f"{name} @{column}" if column else name, []
-                for metric in metrics:
-                    paper, key = printed.get((table, column, metric)), f"{metric}@{'' if smoke else column}"
-                    ours = [run.get(key, run.get(metric)) for run in runs[name].values() if {key, metric} & run.keys()]
-                    mean = np.mean(ours) if ours else None
-                    spread = f" ± {float(f'{np.std(ours, ddof=1):.2g}'):g}" if len(ours) > 1 else ""
-                    cells.append("" if paper is None else f"{mean:.4g}{spread} / {paper:g} ({mean - paper:+.3g})" if ours
-                                 else f"/ {paper:g}")
-                    both.setdefault(metric, {})[label] = mean, paper
-                lines.append(f"| {label} | {' | '.join(cells)} |")
-        for metric, i in itertools.product(["aa"] if "aa" in metrics else metrics, (0, 1)):
-            known = {label: values[i] for label, values in both[metric].items() if values[i] is not None}
-            pairs = {label: known[base] for label in known if (base := without_igdm(label)) in known.keys() - {label}}
-            sign = -1 if metric.startswith("point") else 1      # a distance is better small
-            lost = [label for label, base in pairs.items() if sign * known[label] <= sign * base]
-            lines += ["", f"{('Here', 'In the paper')[i]}, +IGDM has the better {metric} in {len(pairs) - len(lost)} of "
-                      f"{len(pairs)} pairs{', not in ' * bool(lost)}{', '.join(lost)}."] if pairs else []
+            for column, metric in (key[1:] for key in printed if key[0] == table):
+                key = f"{metric}@{'' if smoke else column}"
+                ours = [run.get(key, run.get(metric)) for run in runs[name].values() if {key, metric} & run.keys()]
+                values[metric, f"{name} @{column}".removesuffix(" @")] = ours, printed[table, column, metric]
+        metrics, labels = (list(dict.fromkeys(part)) for part in zip(*values))
+        lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
+        for label in labels:
+            lines.append(f"| {' | '.join([label, *(cell(*values.get((metric, label), ([], None))) for metric in metrics)])} |")
+        for metric in ["aa"] if "aa" in metrics else metrics:
+            both = {label: values[metric, label] for label in labels if (metric, label) in values}
+            lines += verdict("Here", metric, {label: np.mean(ours) for label, (ours, _) in both.items() if ours})
+            lines += verdict("In the paper", metric, {label: paper for label, (_, paper) in both.items()})
     figures(root, rows, runs, title)
     gradients(root, runs, title)
     lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
@@ -1058,16 +1056,19 @@ def picture(path, title, *panels):
 
 def figures(root, rows, runs, prefix=""):
     """Write root/figure2.png to figure5.png, and curves.png beside each log.jsonl, where there are the data for it."""
-    def points(names, x, y, by, **axes):    # panel of runs that have both; x, y: metric or "teacher"; by: 1 teacher, 2 method
+    def points(names, across, up, by, **axes):
+        """Panel of the runs that have both metrics ("teacher": as in its name); by: what has a colour, teacher or method."""
         found, colors = [], {}
-        for name, run in ((name, run) for name in names for run in runs[name].values()):
-            parts, igdm = name.replace("-rn18", "").replace("+igdm", "").split("-", 2), "+igdm" in name
-            run = {**run, "teacher@": parts[1].replace("_", "\n", 1)}
-            if {f"{x}@", f"{y}@"} <= run.keys():
-                color = colors.setdefault(parts[by], f"C{len(colors)}")
-                found.append(([run[f"{x}@"]], [run[f"{y}@"]], dict(
-                    marker="o*"[igdm], ms=6 + 6 * igdm, ls="", color=color, label=parts[by] + " + IGDM" * igdm)))
-        if x != "teacher":
+        for name in names:
+            part = dict(zip(("data", "teacher", "method"), name.replace("-rn18", "").replace("+igdm", "").split("-", 2)))
+            igdm, teacher = "+igdm" in name, part["teacher"].replace("_", "\n", 1)
+            for run in runs[name].values():
+                run = {**run, "teacher@": teacher}
+                if {f"{across}@", f"{up}@"} <= run.keys():
+                    color = colors.setdefault(part[by], f"C{len(colors)}")
+                    found.append(([run[f"{across}@"]], [run[f"{up}@"]], dict(
+                        marker="o*"[igdm], ms=6 + 6 * igdm, ls="", color=color, label=part[by] + " + IGDM" * igdm)))
+        if across != "teacher":
             r = np.corrcoef([x + y for x, y, _ in found], rowvar=False)[0, 1] if len(found) > 2 else math.nan
             axes["title"] = f"Pearson's r = {r:.2f} (n = {len(found)})"
         return found, axes
@@ -1082,16 +1083,16 @@ def figures(root, rows, runs, prefix=""):
 
     share, aa = "remainder proportion, ||f(x+e) - f(x) - Je|| / ||f(x+e)||", "AutoAttack accuracy (%)"
     picture(root / "figure2.png", prefix + "Figure 2: how far from linear the outputs are around an image, CIFAR-100",
-            points(marked("eval", "f2"), "teacher", "remainder", 1,
+            points(marked("eval", "f2"), "teacher", "remainder", "teacher",
                    xlabel="(a) teacher", ylabel=share, ymargin=1, ylim=(0, None)),
             curves({name: dict(color=f"C{3 + i}") for i, name in enumerate(marked("run", "f2"))}, "remainder",
                    xlabel="(b) epoch of training", ylabel=share, yscale="log"))
     names = [name for name in rows if any(key[0] == "4" for key in rows[name])]
     picture(root / "figure3.png", prefix + "Figure 3: AutoAttack accuracy and input gradients like the teacher's (table 4)",
-            points(names, "gc", "aa", 1, xlabel="GC, cosine similarity of the input gradients", ylabel=aa),
-            points(names, "gd", "aa", 1, xlabel="GD, L2 distance of the input gradients", ylabel=aa))
+            points(names, "gc", "aa", "teacher", xlabel="GC, cosine similarity of the input gradients", ylabel=aa),
+            points(names, "gd", "aa", "teacher", xlabel="GD, L2 distance of the input gradients", ylabel=aa))
     picture(root / "figure4.png", prefix + "Figure 4: students by teacher, ResNet-18 on CIFAR-100",
-            points(marked("run", "f4"), "teacher", "aa", 2, xlabel="teacher", ylabel=aa))
+            points(marked("run", "f4"), "teacher", "aa", "method", xlabel="teacher", ylabel=aa))
     ard = "cifar100-rn18-bdm-ard"
     direct = [name for name in rows if name.startswith(ard + "-direct") and runs[name]]
     styles = {name: dict(color=f"{0.8 - 0.6 * i / len(direct):.2f}", lw=1) for i, name in enumerate(direct)}
@@ -1229,6 +1230,12 @@ def default_alpha(cfg):
         print(f"alpha {alpha:g}: {why}; --alpha sets another", file=sys.stderr)
     return alpha
 
+def needs_teacher(cfg):
+    """Whether the attack, the base loss or the added term looks at a teacher, whatever alpha (its default depends on it)."""
+    some = SimpleNamespace(**vars(cfg) | dict(alpha=1.0))
+    reads = outputs_read(objective(some, 1)) | outputs_read(objective(some, cfg.epochs))
+    return cfg.inner == "teacher" or any(name.startswith("t_") for name in reads)
+
 def resolve(argv):
     """Flags to settings, every default filled in from the paper. Raises UserError for what makes no sense."""
     cfg = make_parser().parse_args(argv)
@@ -1276,9 +1283,7 @@ def resolve(argv):
         cfg.drops = [math.ceil(drop * cfg.epochs / epochs) for drop in drops]
 
     # teachers: needed where the attack or the loss looks at one
-    alpha, cfg.alpha = cfg.alpha, 1.0                           # a stand-in, as the default depends on the teacher
-    reads = outputs_read(objective(cfg, 1)) | outputs_read(objective(cfg, cfg.epochs))
-    needed = not cfg.eval_only and (cfg.inner == "teacher" or any(name.startswith("t_") for name in reads))
+    needed = not cfg.eval_only and needs_teacher(cfg)
     teachers = cfg.teacher or (cfg.preset.teacher if needed else None)
     cfg.teachers = teachers.split(",") if teachers else []
     sources = [*cfg.teachers, cfg.eval_only] if cfg.eval_only else cfg.teachers
@@ -1306,10 +1311,8 @@ def resolve(argv):
     cfg.compile = ampere and not (cfg.eval_only or foreign or cfg.match == "direct") if cfg.compile is None else cfg.compile
     cfg.graphs = cuda and cfg.compile and not foreign and WORLD == 1         # networks of others may look at the CPU
 
-    if not cfg.match or cfg.eval_only:
-        cfg.alpha = 0.0
-    else:
-        cfg.alpha = default_alpha(cfg) if alpha is None else alpha
+    if cfg.alpha is None:
+        cfg.alpha = default_alpha(cfg) if cfg.match and not cfg.eval_only else 0.0
     if not cfg.out:
         data, losses = Path(cfg.dataset).stem, "+".join(filter(None, (cfg.method, cfg.match)))
         words = data, cfg.student, cfg.teacher, losses, f"s{cfg.seed}"
