@@ -30,7 +30,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import importlib
+import importlib.util
 import json
 import logging
 import math
@@ -62,12 +62,17 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-import models
-from models import UserError, explained, one_line, out_of_memory
-
 HERE = Path(__file__).resolve().parent
-RANK = int(os.environ.get("RANK", 0))                                               # torchrun sets both; a cluster may
-WORLD = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1                # set WORLD_SIZE alone
+if "igdm_models" not in sys.modules:        # models.py by a name of its own: who imports igdm often has a "models", too
+    spec = importlib.util.spec_from_file_location("igdm_models", HERE / "models.py")
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
+import igdm_models as models  # noqa: E402
+from igdm_models import UserError, explained, one_line, out_of_memory  # noqa: E402
+
+RANK, WORLD = 0, 1
+if {"RANK", "WORLD_SIZE"} <= os.environ.keys():         # as torchrun sets them; a cluster may set one alone
+    RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The paper's constants
@@ -199,6 +204,9 @@ def read_npz(path):
                f"{path}: y_{part} is {y.dtype} {y.shape}; it must be integers from 0 to at most 65535, one for each of the "
                f"{len(x)} images, and none in test above those in train")
     refuse(arrays[1].max() < 1, f"{path}: there is only one class in y_train")
+    unseen = np.setdiff1d(np.arange(int(arrays[1].max())), arrays[1])
+    if len(unseen):
+        print(f"warning: {path}: no training image has label {', '.join(map(str, unseen[:5]))}", file=sys.stderr)
     return arrays
 
 def balanced_subset(y, n):
@@ -276,6 +284,8 @@ def start_noise(start, x, eps, g):
         noise.uniform_(-eps, eps, generator=g)
     elif start == "gaussian":
         noise.normal_(0, 0.001, generator=g)
+    elif start is not None:
+        raise ValueError(f"start is {start!r}: uniform, gaussian or None")
     return noise
 
 def pgd(model, x, objective, eps=8 / 255, step=2 / 255, steps=10, start="uniform", g=None):
@@ -391,8 +401,6 @@ METHODS = {
     "adaiad": Method(attack_adaad, "gaussian", loss_adaiad, dict(b=0.1, begin=0.3, t=1.0)),     # Huang 2023; code: t = 30
 }
 
-STUDENT_ALONE = attack_ce, attack_trades        # any other attack looks at the teacher, and --inner student replaces it
-
 def inner_maximisation(cfg):
     """The (attack, start) of cfg.method, or the student's own, without the teacher (table 6)."""
     return (attack_ce, "uniform") if cfg.inner == "student" else METHODS[cfg.method][:2]
@@ -403,7 +411,7 @@ def igdm_loss(s_plus, s_minus, t_plus, t_minus, surrogate="kl"):
     Logits (N, K) of student and teacher at x+delta and at x-delta, the latter not clamped to [0, 1]; no gradient reaches
     the teacher. surrogate: "kl", the differences taken as logits; "l1", "l2", mean norm of what differs. Returns a scalar."""
     s, t = s_plus - s_minus, (t_plus - t_minus).detach()
-    return kl(s, t) if surrogate == "kl" else torch.linalg.vector_norm(s - t, ord=int(surrogate[1]), dim=1).mean()
+    return kl(s, t) if surrogate == "kl" else torch.linalg.vector_norm(s - t, ord=dict(l1=1, l2=2)[surrogate], dim=1).mean()
 
 MATCH = {      # what is added to the base loss: (o, surrogate) -> scalar
     "igdm": lambda o, surrogate: igdm_loss(o.s_adv, o.s_minus, o.t_adv, o.t_minus, surrogate),
@@ -430,15 +438,26 @@ def objective(cfg, epoch):
         return base, weight * MATCH[cfg.match](o, cfg.surrogate) if cfg.match and weight else torch.zeros_like(base)
     return loss
 
-def outputs_read(loss):
-    """The names of those outputs that a loss (o, y) reads, found by calling it, so that no other is computed."""
+def outputs_read(loss=None, attack=None):
+    """The names of those outputs that a loss (o, y) and an attack read, "teacher" if the attack calls it, so that no other is
+    computed: found by calling both, with 2 images and 3 classes. Raises UserError where they cannot be called so."""
     names = set()
 
-    class Recorder:
+    class Outputs:
         def __getattr__(self, name):
             names.add(name)
             return torch.zeros(2, 3)
-    loss(Recorder(), torch.tensor([0, 1]))
+
+    class Teacher(torch.nn.Flatten):
+        def forward(self, x):
+            names.add("teacher")
+            return super().forward(x)
+    o, x, y = Outputs(), torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])
+    with explained("the method's attack or loss fails where it is tried, with logits (2, 3) of images (2, 3, 1, 1)"):
+        if attack:
+            attack(torch.nn.Flatten(), Teacher(), x, y, o)(x)
+        if loss:
+            loss(o, y)
     return names
 
 def input_gradient(model, x, y):
@@ -555,7 +574,7 @@ def train(S, T, data, cfg, stop):
     for epoch in range(start, cfg.epochs + 1):
         lr = optimizer.param_groups[0]["lr"] = cfg.lr * 0.1 ** sum(epoch > drop for drop in cfg.drops)
         loss = objective(cfg, epoch)
-        take = partial(one_step, loss, outputs_read(loss), sums)
+        take = partial(one_step, loss, outputs_read(loss, inner_maximisation(cfg)[0]), sums)
         peak_memory(device, reset=True)
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         started = time.monotonic()
@@ -594,6 +613,7 @@ def train(S, T, data, cfg, stop):
                    loss_match=match, **probe(S, T, data, cfg))
         set_backends(cfg.precision, True)
         shown = [f"{name} {row[name]:.4g}" for name in "lr loss loss_match clean pgd10 gd gc".split() if name in row]
+        shown += [f"(n = {cfg.probe})"] if cfg.probe else []
         print(f"epoch {epoch}/{cfg.epochs}", *shown, f"{seconds:.1f} s", sep="  ", flush=True)
         chance = 100 / data.classes
         if epoch == math.ceil(cfg.epochs / 10) and cfg.probe >= 10 and (
@@ -611,7 +631,8 @@ def benchmark(S, T, data, cfg):
     The peak is that of a matrix product in this process; FLOPs are 2 per multiplication, of convolutions and linear layers."""
     from torch.utils.flop_counter import FlopCounterMode
     device, loss = data.y_train.device, objective(cfg, cfg.epochs)
-    reads, sums, g = outputs_read(loss), torch.zeros(2, dtype=torch.float64, device=device), generator(device, cfg.seed)
+    reads, g = outputs_read(loss, inner_maximisation(cfg)[0]), generator(device, cfg.seed)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
 
     def inputs(n=cfg.batch):
         return make_batch(data, torch.arange(n, device=device), cfg, g)
@@ -739,7 +760,7 @@ def evaluate(S, teachers, data, cfg):
 
     def finite(name, values):
         if not values.isfinite().all():
-            raise Halt(3, f"{name} of {cfg.student or cfg.eval_only} is not finite")
+            raise Halt(3, f"{name} of {cfg.student or cfg.eval_only} is not finite: try --fresh and a smaller --lr or --alpha")
         return values
 
     def measure(name, function, batches=None, to="", **settings):
@@ -955,10 +976,15 @@ def fetching(path):
         yield
 
 def from_rank_0(function, *arguments):
-    """What function returns on rank 0, on every rank."""
-    value = [None if RANK else function(*arguments)]
+    """What function returns on rank 0, on every rank; or the UserError that it raises there."""
+    try:
+        value = [None if RANK else function(*arguments)]
+    except UserError as error:
+        value = [error]
     if WORLD > 1:
         dist.broadcast_object_list(value)
+    if isinstance(value[0], UserError):
+        raise value[0]
     return value[0]
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -975,11 +1001,13 @@ def marked(kind, figure):
     return re.findall(rf"^{kind} (\S+) .*::.* {figure}\b", (HERE / "run_all.sh").read_text(), re.M)
 
 def measured(folder):
-    """{metric: value} of one run; METRIC@TEACHER where it is measured against a teacher, METRIC@ against the first."""
+    """{metric: value} of one run; METRIC@TEACHER where it is measured against a teacher, METRIC@ against the first; n, the
+    fewest images of any metric."""
     result, ood = read_own(folder / "result.json"), read_own(folder / "ood.json")       # run_all.sh's, from OODRobustBench
-    if not result:
+    if not result.get("metrics"):
         return {}
-    values = {name: value for name, value in ood.items() if "_ood_" in name}
+    values = dict({name: value for name, value in ood.items() if "_ood_" in name},
+                  n=min(entry["n"] for entry in result["metrics"].values()))
     for name, entry in result["metrics"].items():
         values[name] = entry["value"]
         values.setdefault(name.split("@")[0] + "@", entry["value"])
@@ -1016,6 +1044,8 @@ def report(root):
     smoke = any(config_beside(path / "config.json").get("dataset") == "digits" for paths in runs.values() for path in paths)
     title = "SMOKE, a miniature on digits, no number means anything: " * smoke      # and its teachers have other names
     lines = [f"# {title}Ours / the paper's (difference), ± the standard deviation over seeds"]
+    few = [f"{path.name} ({run['n']})" for paths in runs.values() for path, run in paths.items() if run.get("n", 10000) < 10000]
+    lines += ["", f"On fewer than 10,000 test images: {', '.join(few)}."] if few and not smoke else []
     tables = {table for printed in rows.values() for table, _, _ in printed}
     for table in sorted(tables, key=lambda table: (int(table.rstrip("h")), table)):
         values = {}                                             # (metric, label) -> ours, one for each seed; the paper's
@@ -1032,11 +1062,20 @@ def report(root):
             both = {label: values[metric, label] for label in labels if (metric, label) in values}
             lines += verdict("Here", metric, {label: np.mean(ours) for label, (ours, _) in both.items() if ours})
             lines += verdict("In the paper", metric, {label: paper for label, (_, paper) in both.items()})
+    named, metrics = {path for paths in runs.values() for path in paths}, (*ATTACKS, "gd@", "gc@", "remainder")
+    others = {path.parent: measured(path.parent) for path in sorted(root.glob("*/result.json")) if path.parent not in named}
+    others = {path: run for path, run in others.items() if run}         # not another program's
+    if others:
+        lines += ["", "## Other runs", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
+        for path, run in others.items():
+            cells = [f"{path.name} (n = {run['n']})", *(f"{run[name]:.4g}" if name in run else "" for name in metrics)]
+            lines.append(f"| {' | '.join(cells)} |")
     figures(root, rows, runs, title)
     gradients(root, runs, title)
     lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
     write_atomic(root / "report.md", lambda file: file.write("\n".join(lines).encode() + b"\n"))
-    print(f"{root / 'report.md'}: {sum(any(paths.values()) for paths in runs.values())} of {len(rows)} rows")
+    print(f"{root / 'report.md'}: {sum(any(paths.values()) for paths in runs.values())} of {len(rows)} rows of run_all.sh, "
+          f"{len(others)} other runs")
 
 def picture(path, title, *panels):
     """Write a picture of those panels, (curves, settings of the axes), that have curves, (x, y, style), if any has."""
@@ -1101,7 +1140,7 @@ def figures(root, rows, runs, prefix=""):
             curves(styles, "gd", xlabel="epoch", ylabel="GD to the teacher, L2 distance"),
             curves(styles, "loss", xlabel="epoch", ylabel="training loss", yscale="log"),
             curves(styles, "loss_base", xlabel="epoch", ylabel="ARD's part of the training loss"))
-    for path in sorted(root.glob("*/log.jsonl")):
+    for path in filter(config_beside, sorted(root.glob("*/log.jsonl"))):
         file, log = path.with_name("curves.png"), read_own(path)
         if log and not (file.exists() and file.stat().st_mtime > path.stat().st_mtime):         # a picture takes half a second
             picture(file, f"{prefix}{path.parent.name}, training", *(
@@ -1172,8 +1211,9 @@ def make_parser():
     add("--inner", choices=("teacher", "student"), help="student: attack by cross-entropy on the student alone (table 6)")
     for name, method in METHODS.items():
         for constant, value in method.constants.items():
-            dest, kind = f"{name}.{constant}", dict(t=positive, a=share, lam=share, begin=share).get(constant, real)
-            add(constant_flag(dest), type=kind, dest=dest, default=argparse.SUPPRESS, metavar="X", help=f"default {value:g}")
+            kind = dict(t=positive, a=share, lam=share, begin=share).get(constant, real)
+            add(constant_flag(f"{name}.{constant}"), type=kind if name in (*ALPHA_COLUMNS, "adaiad") else type(value),
+                dest=f"{name}.{constant}", default=argparse.SUPPRESS, metavar="X", help=f"default {value}")
     add("--dataset", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
     add("--data-dir", type=Path, default=Path("data"), help="for data sets and teachers (default data)")
     add("--limit-train", type=count, metavar="N", help="class-balanced subset of the training images")
@@ -1195,7 +1235,7 @@ def make_parser():
     add("--seed", type=at_least(0, high=2**63 - 1), default=0, help="default 0")
     add("--attacks", default=",".join(ATTACKS), help=f"what to measure at the end (default {','.join(ATTACKS)})")
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all; digits 100)")
-    add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 to 100 training images)")
+    add("--probe", type=natural, metavar="N", help="test images measured after each epoch (default 1 per 100 training images)")
     add("--eval-only", metavar="CKPT", help="measure a checkpoint, or a named teacher, instead of training")
     add("--report", type=Path, metavar="DIR", help="write DIR/report.md and figures, out of what run_all.sh left there")
     add("--out", type=Path, help="folder of the run (default runs/NAME)")
@@ -1246,10 +1286,11 @@ def resolve(argv):
         setattr(cfg, name, getattr(cfg, name) or saved.get(name, default))
     refuse(cfg.method not in METHODS, f"{cfg.eval_only} is of a method {cfg.method}, which is not known: give --method")
     cfg.preset, method = DATASETS.get(cfg.dataset, Dataset()), METHODS[cfg.method]      # Dataset(): of a user's .npz
-    teacher_inside = method.inner not in STUDENT_ALONE
+    teacher_inside = bool(outputs_read(attack=method.inner))    # else --inner student has nothing to replace
     given = {name: vars(cfg).pop(name) for name in list(vars(cfg)) if "." in name}
     cfg.constants = {name: given.pop(f"{cfg.method}.{name}", value) for name, value in method.constants.items()}
-    cfg.attacks, devices = cfg.attacks.split(","), ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    cfg.attacks = cfg.attacks.replace(" ", "").split(",")
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     cfg.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cfg.device == "cuda" else cfg.device
     refuse(not cfg.dataset.endswith(".npz") and cfg.dataset not in DATASETS,
            f"--dataset {cfg.dataset}: not one of {', '.join(DATASETS)}, nor the path of an .npz")
@@ -1380,8 +1421,9 @@ def pgd_at_teacher(cfg, images, stop):
             with locked(cfg.out):
                 if not (cfg.eval_only or cfg.fresh):
                     identity(cfg, images, None)
-        print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
-        run(argv, stop, wait=True)
+        with contextlib.redirect_stdout(sys.stderr if cfg.benchmark else sys.stdout):           # the JSON stands alone
+            print(f"a teacher first: python igdm.py {shlex.join(argv)}", flush=True)
+            run(argv, stop, wait=True)
     return str(out / "student.pt")
 
 def check_network(model, name, data):

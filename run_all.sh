@@ -411,6 +411,7 @@ os.replace("ood.part", "ood.json")
 PROGRAM
 }
 
+[ "${BASH_VERSION-}" ] || { echo "run_all.sh: this is a script for bash" >&2; exit 2; }
 set -uo pipefail
 complain() { echo "run_all.sh: $*" >&2; exit 2; }
 [[ ! ${RIFT-} || $RIFT = /* ]] || RIFT=$PWD/$RIFT

@@ -32,8 +32,7 @@ import torch.nn.functional as F
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import igdm  # noqa: E402
-import models  # noqa: E402
-from models import UserError  # noqa: E402
+from igdm import UserError, models  # noqa: E402
 
 
 # Every test names the bug that it would catch. First, slow second ways to say what igdm.py says, in float64.
@@ -354,6 +353,13 @@ def test_start(start, std, largest):
     assert noise.std().item() == pytest.approx(std, rel=0.03) and abs(noise.mean()) <= std / 30
     assert 0.6 * largest <= noise.max() <= largest + 1e-6 and -largest - 1e-6 <= noise.min() <= -0.6 * largest
 
+def test_mistyped():
+    """A start that is silently none; another norm than the one that was meant."""
+    with pytest.raises(ValueError, match="unifrom"):
+        igdm.pgd(net(), torch.zeros(1, 1, 8, 8), None, start="unifrom")
+    with pytest.raises(KeyError, match="l3"):
+        igdm.igdm_loss(*torch.zeros(4, 1, 3), surrogate="l3")
+
 def test_attacks_leave_the_model_alone():
     """Moved batch-norm statistics, gradient added to the weights, a frozen module set to train, or after an error."""
     S, (x, y) = net(bn=True).append(nn.BatchNorm1d(3).double()), batch()
@@ -533,6 +539,14 @@ def test_good_npz(tmp_path, channels):
     assert data.classes == 3 and len({*data.y_train.tolist()}) == 2 and data.y_test.tolist() == [0, 1, 2] * 4
     assert data.x_train.shape == (2, *(channels or (1,)), 8, 10) and data.y_train.dtype == torch.int64
     assert data.x_test.dtype == torch.uint8 and data.x_test[5, -1, 7, 2] == x[29, 7, 2].flat[-1]
+
+def test_labels_from_1(tmp_path, capsys):
+    """A class without images that nobody hears of."""
+    for first, said in ((0, ""), (1, "no training image has label 0")):
+        np.savez(tmp_path / "d.npz", **arrays(y_train=np.arange(24) % 3 + first))
+        igdm.read_npz(tmp_path / "d.npz")
+        told = capsys.readouterr().err
+        assert said in told and bool(said) == bool(told)
 
 IMAGES = arrays()["x_train"]
 BAD_NPZ = {     # what is in the file, and what the message must name
@@ -1345,6 +1359,21 @@ def test_every_method_runs(whole, method, match, monkeypatch):
     assert np.isfinite(row["loss"]) and (row["loss_match"] > 0) == bool(match)
 
 
+def test_in_a_code_base_with_models_of_its_own(tmp_path):
+    """igdm that cannot be imported beside a package called models, or takes its place; a network that needs that package."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").write_text("import torch.nn as nn\ndef ResNet(num_classes):\n"
+                                                 "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n")
+    (tmp_path / "mine.py").write_text("from models import ResNet as net\n")
+    (tmp_path / "use.py").write_text("import sys\nfrom igdm import igdm_loss, main, pgd\nimport models\nmodels.ResNet(3)\n"
+                                     "sys.exit(main(sys.argv[1:]))\n")
+    argv = [*SHORT.split(), "--dataset", "digits", "--limit-train", "64", "--limit-test", "10", "--student", "mine:net", "--data-dir"]
+    for paths in ([str(HERE)], [str(HERE), str(tmp_path)]):
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1")
+        done = subprocess.run([sys.executable, "use.py", *argv, "data", "--fresh"], cwd=tmp_path, env=env, stderr=-1, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_method_of_ones_own(whole, monkeypatch, capsys):
     """A row of METHODS that needs more than its two functions: flags, --igdm or an alpha that only the paper's methods have."""
     monkeypatch.chdir(whole)
@@ -1357,9 +1386,23 @@ def test_a_method_of_ones_own(whole, monkeypatch, capsys):
     monkeypatch.setitem(igdm.METHODS, "yours", igdm.Method(igdm.attack_adaad, "gaussian", lambda o, y: F.cross_entropy(o.s_adv, y), {}))
     monkeypatch.setitem(igdm.METHODS, "theirs", igdm.Method(
         lambda S, T, x, y, o: lambda x_adv: igdm.kl(S(x_adv), T(x_adv)), "gaussian", lambda o, y: F.cross_entropy(o.s_adv, y), {}))
-    for name in ("yours", "theirs"):        # a teacher that only the attack sees still is part of the run
+    monkeypatch.setitem(igdm.METHODS, "hers", igdm.Method(
+        igdm.attack_rslad, "gaussian", lambda o, y, lam, steps, kind: F.cross_entropy(o.s_adv, y), dict(lam=-5.0, steps=2, kind="a")))
+    for name in ("yours", "theirs", "hers"):        # a teacher that only the attack sees still is part of the run
         assert igdm.resolve(["--method", name]).teacher == "bdm"
         assert igdm.resolve(["--method", name, "--inner", "student"]).teacher is None
+    constants = ["--hers-lambda", "-6", "--hers-steps", "3", "--hers-kind", "b"]
+    argv = [*TINY, "--method", "hers", *constants, "--attacks", "clean", "--epochs", "1", "--out"]
+    assert igdm.main([*argv, "runs/hers"]) == 0      # T(x) for the attack alone
+    assert json.loads(Path("runs/hers/config.json").read_text())["training"]["constants"] == dict(lam=-6.0, steps=3, kind="b")
+    assert igdm.main([*argv[:-1], "--hers-steps", "3.5"]) == 2
+    monkeypatch.setitem(igdm.METHODS, "alone", igdm.Method(
+        lambda S, T, x, y, o: lambda x_adv: -S(x_adv).gather(1, y[:, None]).sum(), None, lambda o, y: F.cross_entropy(o.s_adv, y), {}))
+    assert igdm.resolve(["--method", "alone"]).teacher is None
+    monkeypatch.setitem(igdm.METHODS, "weighted", igdm.Method(
+        igdm.attack_ce, "uniform", lambda o, y: F.cross_entropy(o.s_adv, y, torch.ones(10)), {}))
+    capsys.readouterr()
+    assert igdm.main(["--method", "weighted"]) == 2 and "with logits (2, 3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("match", ("direct", "trades-reg", "trades-like"))
@@ -1946,6 +1989,15 @@ def test_benchmark(whole, monkeypatch, capsys):
     assert not (whole / "runs/none").exists()
 
 
+def test_benchmark_with_a_teacher_to_train(whole, monkeypatch, capsys):
+    """The teacher's epochs before the JSON, so that no program can read it."""
+    monkeypatch.chdir(whole)
+    argv = [*TINY, "--method", "ard", "--student", "wrn-10-1", "--benchmark", "1", "--out", "runs/bench/x", "--teacher-epochs", "1"]
+    assert igdm.main(argv) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["steps"] == 1 and "a teacher first" in told.err and "epoch 1/1" in told.err
+
+
 def test_evaluation_in_bf16(whole, monkeypatch):
     """--eval-only --precision bf16 that measures in float32, or takes what was measured in another precision for its own."""
     monkeypatch.chdir(whole)
@@ -1982,12 +2034,14 @@ def test_two_ranks(whole):
     assert not same(weights(whole / "two/rank0.pt"), weights(whole / "runs/a/student.pt"))     # half batches: other statistics
     assert json.loads((whole / "two/runs/two/result.json").read_text())["metrics"]["pgd"]["n"] == 40
     assert done.stdout.count("epoch 2/2") == 1
+    done = torchrun(whole / "two", *TINY, "--method", "rslad", "--igdm", "--out", "runs/two", "--lr", "1")
+    assert "lr was 0.1, is 1.0" in done.stderr and "igdm.py\", line" not in done.stderr        # nobody's traceback
 
 
 def test_processes_without_torchrun(monkeypatch, capsys):
     """A cluster's WORLD_SIZE without RANK that splits every batch; a traceback where the others cannot be found."""
-    for rank, expected in (("1", (1, 4)), (None, (0, 1))):
-        for name, value in (("WORLD_SIZE", "4"), ("RANK", rank)):
+    for rank, world, expected in (("1", "4", (1, 4)), (None, "4", (0, 1)), ("1", None, (0, 1))):
+        for name, value in (("WORLD_SIZE", world), ("RANK", rank)):
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
         spec = importlib.util.spec_from_file_location("again", igdm.__file__)
         again = importlib.util.module_from_spec(spec)
@@ -2051,7 +2105,8 @@ if GPU:
 GRAPH = """
 import functools, json, pathlib, sys
 import torch
-import igdm, models
+import igdm
+from igdm import models
 
 device = sys.argv[1]
 cfg = igdm.resolve(("--method ard --igdm --dataset digits --student wrn-10-1 --precision fp32 --device " + device).split())
@@ -2113,13 +2168,21 @@ def test_report(tmp_path, capsys):
     """A mean, difference, column or pair taken from the wrong run or table; tables in an order that changes with the hash seed."""
     def result(name, **metrics):
         (tmp_path / name).mkdir()
-        igdm.write_json(tmp_path / name / "result.json", dict(metrics={k: dict(value=v) for k, v in metrics.items()}))
+        n = 40 if "pgd-at" in name else 10000
+        igdm.write_json(tmp_path / name / "result.json", dict(metrics={k: dict(value=v, n=n) for k, v in metrics.items()}))
     for seed, aa in enumerate((20.0, 22.0)):
         result(f"cifar100-rn18-bdm-ard-s{seed}", aa=aa, **{"gd@bdm": 0.2 + seed / 100, "point_adv@bdm": 0.2})
     result("cifar100-rn18-bdm-ard+igdm-s0", aa=25.0, **{"point_adv@bdm": 0.3})
     result("cifar100-rn18-pgd-at-s0", aa=18.0, **{"gd@bdm": 0.5, "gd@ltd": 0.4, "gd@ikl": 0.3})
-    assert igdm.main(["--report", str(tmp_path)]) == 0
-    text = (tmp_path / "report.md").read_text()
+    result("mine", clean=61.5, **{"gd@t.pt": 0.25})
+    for name, row in (("foreign", {"loss": 1.0}), ("mine", {"epoch": 1})):      # the first is another program's
+        (tmp_path / name).mkdir(exist_ok=True)
+        igdm.write_json(tmp_path / name / "result.json", {"accuracy": 1.0}) if name == "foreign" else None
+        (tmp_path / name / "log.jsonl").write_text(json.dumps(row | dict(timing=dict(seconds=6, memory_mib=1))) + "\n")
+    assert igdm.main(["--report", str(tmp_path)]) == 0 and "3 of 288 rows of run_all.sh, 1 other run" in capsys.readouterr().out
+    text, others = (tmp_path / "report.md").read_text().split("## Other runs")
+    assert "\n\nOn fewer than 10,000 test images: cifar100-rn18-pgd-at-s0 (40).\n" in text
+    assert "| run | clean |" in others and "| mine (n = 10000) | 61.5 |  |  |  |  | 0.25 |  |  |" in others
     rows, printed = {}, igdm.read_rows()
     for part in text.split("## Table ")[1:]:
         lines = part.splitlines()
@@ -2143,23 +2206,22 @@ def test_report(tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------------------------------
 # Figures
 
-def left_behind(folder, log=(), dataset=None, **metrics):
-    """A run's folder, as training and evaluation leave it: log.jsonl, result.json, config.json, each if given."""
+def left_behind(folder, log=(), dataset="cifar100", **metrics):
+    """A run's folder, as training and evaluation leave it: config.json, and log.jsonl and result.json if given."""
     folder.mkdir(parents=True, exist_ok=True)
     if metrics:
-        igdm.write_json(folder / "result.json", dict(metrics={k: dict(value=v) for k, v in metrics.items()}))
+        igdm.write_json(folder / "result.json", dict(metrics={k: dict(value=v, n=10000) for k, v in metrics.items()}))
     if log:
         usual = dict(lr=0.1, loss=2.0, loss_base=1.5, loss_match=0.5, timing=dict(seconds=60, memory_mib=1))
         rows = [{**usual, "epoch": i + 1, **row} for i, row in enumerate(log)]
         (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if dataset:
-        igdm.write_json(folder / "config.json", dict(training=dict(dataset=dataset)))
+    igdm.write_json(folder / "config.json", dict(training=dict(dataset=dataset)))
 
 def test_measured(tmp_path):
     """Table 6's minutes in seconds, or its memory that of the first epoch; OOD's numbers left out."""
     left_behind(tmp_path / "a", [dict(timing=dict(seconds=s, memory_mib=m)) for s, m in ((600, 1), (120, 2), (60, 3))], aa=1.0)
     igdm.write_json(tmp_path / "a/ood.json", dict(clean_ood_d=5.0, model="x"))
-    assert igdm.measured(tmp_path / "a") == {"aa": 1.0, "aa@": 1.0, "min_per_epoch": 2, "memory_mib": 3, "clean_ood_d": 5.0}
+    assert igdm.measured(tmp_path / "a") == {"n": 10000, "aa": 1.0, "aa@": 1.0, "min_per_epoch": 2, "memory_mib": 3, "clean_ood_d": 5.0}
 
 def gradients_file(folder, channels=3, n=2, **arrays):
     folder.mkdir(parents=True, exist_ok=True)
