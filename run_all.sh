@@ -453,6 +453,9 @@ if ((${#smoke[@]})); then
 fi
 read -ra gpus <<<"${GPUS-}"
 [[ ! ${EXTRA-} ]] || mapfile -t extra < <(xargs printf '%s\n' <<<"$EXTRA")
+for word in ${extra[@]+"${extra[@]}"}; do       # under the name of a row there would be another run
+    [[ ! ${word%%=*} =~ ^--(out|seed|method|igdm|match|dataset|eval-only)$ ]] || complain "EXTRA: not $word"
+done
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The rows that are wanted: names[i], with the seed; tables[i]; commands[i], the flags, one word a line

@@ -2164,6 +2164,20 @@ def test_no_locks(tmp_path):
     assert done.returncode == 2 and "cannot lock a file" in done.stderr, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("extra, code", [("--out x", 2), ("--threads 1 --seed=3", 2), ("--igdm", 2), ("--threads 1 --data-dir d", 0)])
+def test_extra_flags(extra, code):
+    """All rows in one folder, or another run under a row's name."""
+    env = dict(os.environ, EXTRA=extra, PYTHON=sys.executable)
+    done = subprocess.run(["bash", HERE / "run_all.sh", "--list", "cifar100-rn18-pgd-at"], capture_output=True, text=True, env=env)
+    assert done.returncode == code and ("EXTRA: not --" in done.stderr) == bool(code)
+
+
+def test_run_by_another_shell():
+    """Error after error from a shell that is not bash."""
+    done = subprocess.run(["sh", HERE / "run_all.sh", "--list"], capture_output=True, text=True)
+    assert done.returncode == 0 or done.stderr == "run_all.sh: this is a script for bash\n"       # sh may be bash
+
+
 def test_report(tmp_path, capsys):
     """A mean, difference, column or pair taken from the wrong run or table; tables in an order that changes with the hash seed."""
     def result(name, **metrics):
