@@ -440,22 +440,23 @@ def objective(cfg, epoch):
 
 def outputs_read(loss=None, attack=None):
     """The names of those outputs that a loss (o, y) and an attack read, "teacher" if the attack calls it, so that no other is
-    computed: found by calling both, with 2 images and 3 classes. Raises UserError where they cannot be called so."""
+    computed: found by calling both, with 2 images and 192 classes. Raises UserError where they cannot be called so."""
     names = set()
 
     class Outputs:
         def __getattr__(self, name):
             names.add(name)
-            return torch.zeros(2, 3)
+            return torch.zeros(2, 192)
 
-    class Teacher(torch.nn.Flatten):
+    class Teacher(torch.nn.Sequential):
         def forward(self, x):
             names.add("teacher")
             return super().forward(x)
-    o, x, y = Outputs(), torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])
-    with explained("the method's attack or loss fails where it is tried, with logits (2, 3) of images (2, 3, 1, 1)"):
+    o, x, y = Outputs(), torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
+    parts = torch.nn.BatchNorm2d(3), torch.nn.Flatten()
+    with explained("the method's attack or loss fails where it is tried, with logits (2, 192) of images (2, 3, 8, 8)"):
         if attack:
-            attack(torch.nn.Flatten(), Teacher(), x, y, o)(x)
+            attack(torch.nn.Sequential(*parts), Teacher(*parts), x, y, o)(x)
         if loss:
             loss(o, y)
     return names
@@ -760,7 +761,8 @@ def evaluate(S, teachers, data, cfg):
 
     def finite(name, values):
         if not values.isfinite().all():
-            raise Halt(3, f"{name} of {cfg.student or cfg.eval_only} is not finite: try --fresh and a smaller --lr or --alpha")
+            raise Halt(3, f"{name} of {cfg.student or cfg.eval_only} is not finite" +
+                       ": try --fresh and a smaller --lr or --alpha" * (not cfg.eval_only))
         return values
 
     def measure(name, function, batches=None, to="", **settings):
@@ -840,7 +842,8 @@ def write_atomic(path, write):
     except (OSError, RuntimeError) as error:                    # torch.save reports a full disk as RuntimeError
         raise UserError(f"cannot write {path}, what was there is kept: {one_line(error.__context__ or error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 def write_json(path, value):
     write_atomic(path, lambda file: file.write(json.dumps(value, indent=1, default=str).encode() + b"\n"))
@@ -976,14 +979,14 @@ def fetching(path):
         yield
 
 def from_rank_0(function, *arguments):
-    """What function returns on rank 0, on every rank; or the UserError that it raises there."""
+    """What function returns on rank 0, on every rank; or the UserError or OSError that it raises there."""
     try:
         value = [None if RANK else function(*arguments)]
-    except UserError as error:
+    except (UserError, OSError) as error:
         value = [error]
     if WORLD > 1:
         dist.broadcast_object_list(value)
-    if isinstance(value[0], UserError):
+    if isinstance(value[0], Exception):
         raise value[0]
     return value[0]
 
@@ -1063,8 +1066,10 @@ def report(root):
             lines += verdict("Here", metric, {label: np.mean(ours) for label, (ours, _) in both.items() if ours})
             lines += verdict("In the paper", metric, {label: paper for label, (_, paper) in both.items()})
     named, metrics = {path for paths in runs.values() for path in paths}, (*ATTACKS, "gd@", "gc@", "remainder")
-    others = {path.parent: measured(path.parent) for path in sorted(root.glob("*/result.json")) if path.parent not in named}
-    others = {path: run for path, run in others.items() if run}         # not another program's
+    others = {}
+    for path in sorted({path.parent for path in root.glob("*/result.json")} - named):
+        with contextlib.suppress(UserError, AttributeError, KeyError, TypeError, ValueError):    # another program's
+            others |= {path: run} if (run := measured(path)) else {}
     if others:
         lines += ["", "## Other runs", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
         for path, run in others.items():
@@ -1211,9 +1216,12 @@ def make_parser():
     add("--inner", choices=("teacher", "student"), help="student: attack by cross-entropy on the student alone (table 6)")
     for name, method in METHODS.items():
         for constant, value in method.constants.items():
-            kind = dict(t=positive, a=share, lam=share, begin=share).get(constant, real)
-            add(constant_flag(f"{name}.{constant}"), type=kind if name in (*ALPHA_COLUMNS, "adaiad") else type(value),
-                dest=f"{name}.{constant}", default=argparse.SUPPRESS, metavar="X", help=f"default {value}")
+            kind = {int: int, str: str, float: at_least(-math.inf, float)}.get(type(value))     # of a method of your own
+            if name in (*ALPHA_COLUMNS, "adaiad"):
+                kind = dict(t=positive, a=share, lam=share, begin=share).get(constant, real)
+            if kind:
+                add(constant_flag(f"{name}.{constant}"), type=kind, dest=f"{name}.{constant}", default=argparse.SUPPRESS,
+                    metavar="X", help=f"default {value}".replace("%", "%%"))
     add("--dataset", help=f"{', '.join(DATASETS)} or the path of an .npz (default cifar100)")
     add("--data-dir", type=Path, default=Path("data"), help="for data sets and teachers (default data)")
     add("--limit-train", type=count, metavar="N", help="class-balanced subset of the training images")
@@ -1487,10 +1495,11 @@ def run(argv, stop, wait=False):
         return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
     with locked(cfg.out, wait) if not RANK else contextlib.nullcontext():
         evaluated = training_in(cfg.out) if cfg.eval_only else {}       # the run that is there, and stays
-        refuse(evaluated and cfg.out.resolve() != Path(find(cfg.eval_only)).parent.resolve(),
+        its_own = cfg.eval_only and cfg.out.resolve() == Path(find(cfg.eval_only)).parent.resolve()
+        refuse(evaluated and not its_own,
                f"{cfg.out} holds a training run, and {cfg.eval_only} is not of it: give another --out")
         if cfg.fresh and not RANK:
-            put_aside(cfg.out, EVALUATION if evaluated else RUN)
+            put_aside(cfg.out, EVALUATION if its_own else RUN)
         print(cfg.out, flush=True)
         if cfg.eval_only:
             if not evaluated:
@@ -1547,4 +1556,9 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if WORLD > 1:       # in an orderly exit threads of torch.distributed may abort, and torchrun would stop the other ranks
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -181,10 +181,10 @@ def build(arch, num_classes, channels=3, mean=None, std=None):
         raise UserError(f"unknown architecture {arch!r}: valid are rn18, mnv2, parn18, wrn-D-W and wrn-D-W-silu "
                         "(depth D = 10, 16, 22, 28, 34, ..., width W = 1, 2, ...), and PACKAGE.MODULE:FUNCTION")
     module, function = arch.split(":", 1)
-    if os.getcwd() not in sys.path:  # `python elsewhere/igdm.py` looks beside the script only
+    if sys.path[0] != os.getcwd():  # `python elsewhere/igdm.py` looks beside the script first
         sys.path.insert(0, os.getcwd())
     taken = re.match(r"(igdm|models)\b", module)
-    with explained(f"architecture {arch!r} failed", f"{taken[0]}.py is this repository's, rename yours" if taken else ""):
+    with explained(f"architecture {arch!r} failed", f"{taken[0]}.py is this repository's, unless it is yours" if taken else ""):
         model = getattr(importlib.import_module(module), function)(num_classes=num_classes)
         if not isinstance(model, nn.Module):
             raise TypeError(f"it gave {type(model).__name__}, where an nn.Module is wanted")

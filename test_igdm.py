@@ -1397,12 +1397,13 @@ def test_a_method_of_ones_own(whole, monkeypatch, capsys):
     assert json.loads(Path("runs/hers/config.json").read_text())["training"]["constants"] == dict(lam=-6.0, steps=3, kind="b")
     assert igdm.main([*argv[:-1], "--hers-steps", "3.5"]) == 2
     monkeypatch.setitem(igdm.METHODS, "alone", igdm.Method(
-        lambda S, T, x, y, o: lambda x_adv: -S(x_adv).gather(1, y[:, None]).sum(), None, lambda o, y: F.cross_entropy(o.s_adv, y), {}))
+        lambda S, T, x, y, o: lambda x_adv: S(F.pad(x_adv, (1, 1, 1, 1), "reflect")[..., 1:-1, 1:-1]).to(next(S.parameters())).topk(5)[0].sum(),
+        None, lambda o, y, off: F.cross_entropy(o.s_adv, y), dict(off=False)))
     assert igdm.resolve(["--method", "alone"]).teacher is None
     monkeypatch.setitem(igdm.METHODS, "weighted", igdm.Method(
         igdm.attack_ce, "uniform", lambda o, y: F.cross_entropy(o.s_adv, y, torch.ones(10)), {}))
     capsys.readouterr()
-    assert igdm.main(["--method", "weighted"]) == 2 and "with logits (2, 3)" in capsys.readouterr().err
+    assert igdm.main(["--method", "weighted"]) == 2 and "with logits (2, 192)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("match", ("direct", "trades-reg", "trades-like"))
@@ -2191,7 +2192,7 @@ def test_report(tmp_path, capsys):
     result("mine", clean=61.5, **{"gd@t.pt": 0.25})
     for name, row in (("foreign", {"loss": 1.0}), ("mine", {"epoch": 1})):      # the first is another program's
         (tmp_path / name).mkdir(exist_ok=True)
-        igdm.write_json(tmp_path / name / "result.json", {"accuracy": 1.0}) if name == "foreign" else None
+        igdm.write_json(tmp_path / name / "result.json", {"metrics": {"accuracy": 1.0}}) if name == "foreign" else None
         (tmp_path / name / "log.jsonl").write_text(json.dumps(row | dict(timing=dict(seconds=6, memory_mib=1))) + "\n")
     assert igdm.main(["--report", str(tmp_path)]) == 0 and "3 of 288 rows of run_all.sh, 1 other run" in capsys.readouterr().out
     text, others = (tmp_path / "report.md").read_text().split("## Other runs")
