@@ -1073,7 +1073,7 @@ def report(root):
     if others:
         lines += ["", "## Other runs", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
         for path, run in others.items():
-            cells = [f"{path.name} (n = {run['n']})", *(f"{run[name]:.4g}" if name in run else "" for name in metrics)]
+            cells = [f"{path.name} (n at least {run['n']})", *(f"{run[name]:.4g}" if name in run else "" for name in metrics)]
             lines.append(f"| {' | '.join(cells)} |")
     figures(root, rows, runs, title)
     gradients(root, runs, title)

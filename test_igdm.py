@@ -2197,7 +2197,7 @@ def test_report(tmp_path, capsys):
     assert igdm.main(["--report", str(tmp_path)]) == 0 and "3 of 288 rows of run_all.sh, 1 other run" in capsys.readouterr().out
     text, others = (tmp_path / "report.md").read_text().split("## Other runs")
     assert "\n\nOn fewer than 10,000 test images: cifar100-rn18-pgd-at-s0 (40).\n" in text
-    assert "| run | clean |" in others and "| mine (n = 10000) | 61.5 |  |  |  |  | 0.25 |  |  |" in others
+    assert "| run | clean |" in others and "| mine (n at least 10000) | 61.5 |  |  |  |  | 0.25 |  |  |" in others
     rows, printed = {}, igdm.read_rows()
     for part in text.split("## Table ")[1:]:
         lines = part.splitlines()
