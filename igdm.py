@@ -1031,6 +1031,10 @@ def cell(ours, paper):
     spread = f" ± {float(f'{np.std(ours, ddof=1):.2g}'):g}" if len(ours) > 1 else ""
     return f"{np.mean(ours):.4g}{spread} / {paper:g} ({np.mean(ours) - paper:+.3g})"
 
+def head(title, metrics):
+    """The lines of a report that begin a table."""
+    return ["", f"## {title}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
+
 def verdict(where, metric, values):
     """The lines that say in how many pairs of values (label -> mean) the run with IGDM is better than its base method's."""
     pairs = {label: base for label in values if (base := without_igdm(label)) in values.keys() - {label}}
@@ -1058,7 +1062,7 @@ def report(root):
                 ours = [run.get(key, run.get(metric)) for run in runs[name].values() if {key, metric} & run.keys()]
                 values[metric, f"{name} @{column}".removesuffix(" @")] = ours, printed[table, column, metric]
         metrics, labels = (list(dict.fromkeys(part)) for part in zip(*values))
-        lines += ["", f"## Table {table}", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
+        lines += head(f"Table {table}", metrics)
         for label in labels:
             lines.append(f"| {' | '.join([label, *(cell(*values.get((metric, label), ([], None))) for metric in metrics)])} |")
         for metric in ["aa"] if "aa" in metrics else metrics:
@@ -1070,11 +1074,10 @@ def report(root):
     for path in sorted({path.parent for path in root.glob("*/result.json")} - named):
         with contextlib.suppress(UserError, AttributeError, KeyError, TypeError, ValueError):    # another program's
             others |= {path: run} if (run := measured(path)) else {}
-    if others:
-        lines += ["", "## Other runs", "", f"| run | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
-        for path, run in others.items():
-            cells = [f"{path.name} (n at least {run['n']})", *(f"{run[name]:.4g}" if name in run else "" for name in metrics)]
-            lines.append(f"| {' | '.join(cells)} |")
+    lines += head("Other runs", metrics) if others else []
+    for path, run in others.items():
+        cells = [f"{path.name} (n at least {run['n']})", *(f"{run[name]:.4g}" if name in run else "" for name in metrics)]
+        lines.append(f"| {' | '.join(cells)} |")
     figures(root, rows, runs, title)
     gradients(root, runs, title)
     lines += ["", *(f"![{path.stem}]({path.name})" for path in sorted(root.glob("*.png")))]
@@ -1558,7 +1561,6 @@ def main(argv=None):
 if __name__ == "__main__":
     code = main()
     if WORLD > 1:       # in an orderly exit threads of torch.distributed may abort, and torchrun would stop the other ranks
-        sys.stdout.flush()
-        sys.stderr.flush()
+        print(end="", flush=True)
         os._exit(code)
     sys.exit(code)
