@@ -9,7 +9,7 @@ f(x-delta) of student and teacher; both are locally linear, so their input gradi
     python igdm.py --eval-only runs/NAME/student.pt --teacher bdm,ltd,ikl   # measure a checkpoint
     bash run_all.sh; python igdm.py --report runs                           # every table
 
-Equations, tables and figures are numbered as in the ICLR version:
+Where the paper is, numbered as in the ICLR version:
 
     eq. 3-8       L_IGDM                              igdm_loss
     eq. 9         L = L_base + T(alpha) L_IGDM        losses
@@ -168,8 +168,7 @@ METHODS = {
     "adaiad": Method(attack_adaad, "gaussian", loss_adaiad, dict(b=0.1, begin=0.3, t=1.0)),
 }
 
-# What is added to the base loss: (o, surrogate) -> scalar.
-MATCH = {
+MATCH = {  # what is added to the base loss: (o, surrogate) -> scalar
     "igdm": lambda o, surrogate: igdm_loss(o.s_adv, o.s_minus, o.t_adv, o.t_minus, surrogate),
     "direct": lambda o, _: (o.s_grad - o.t_grad).flatten(1).square().sum(1).mean(),  # 11, D: ours
     "trades-reg": lambda o, _: kl(o.s_adv, o.s_clean),  # table 16
@@ -210,9 +209,12 @@ def pgd(model, x, objective, eps=8 / 255, step=2 / 255, steps=10, start="uniform
     x          (N, C, H, W) in [0, 1]; returns x_adv, detached
     objective  x_adv -> the scalar to maximise; g: torch.Generator on x's device
     start      "uniform"; "gaussian", as the KL attacks' code has it; None; or noise like x"""
-    noise = start if isinstance(start, torch.Tensor) else start_noise(start, x, eps, g)
+    if not isinstance(start, torch.Tensor):  # a training step must not wait for the device
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError("x must be in [0, 1]: let the network normalise")
+        start = start_noise(start, x, eps, g)
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)  # ball and [0, 1]: a box
-    x_adv = (x.detach() + noise).clamp(low, high)
+    x_adv = (x.detach() + start).clamp(low, high)
     with eval_mode(model), torch.enable_grad():
         for _ in range(steps):
             gradient, = torch.autograd.grad(objective(x_adv.requires_grad_()), x_adv)
@@ -307,7 +309,9 @@ def train(S, T, data, cfg):
     networks, optimizer = prepare(S, T, cfg)
     if last.exists():
         state = models.read_file(last)
-        S.load_state_dict(state["student"])
+        with models.explained(f"{last} is of another network, or version"):
+            assert not state.get("step"), "left inside an epoch"
+            S.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         write(cfg.out / "log.jsonl", log := state["log"])  # the file may be an epoch ahead
     sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -319,6 +323,8 @@ def train(S, T, data, cfg):
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         set_backends(cfg.precision, fixed_shapes=True)
         started = time.monotonic()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         for i in tqdm(range(steps), f"epoch {epoch}/{cfg.epochs}", leave=False, disable=None):
             g = generator(device, cfg.seed, epoch, i)  # a step's randomness is its place's
             torch.manual_seed(g.initial_seed())  # for dropout in others' networks
@@ -329,7 +335,7 @@ def train(S, T, data, cfg):
         base, match = (sums / steps).tolist()  # waits for the device
         timing = dict(seconds=time.monotonic() - started,
                       memory_mib=torch.cuda.max_memory_allocated() / 2**20)
-        refuse(not all(value.isfinite().all() for value in (sums, *S.state_dict().values())),
+        refuse(not all(value.isfinite().all() for value in (sums, *S.parameters())),
                f"loss or weights are not finite in epoch {epoch}: try a smaller --lr or --alpha")
         row = dict(epoch=epoch, lr=lr, loss=base + match, loss_base=base, loss_match=match)
         row |= probe(S, T, data, cfg) if cfg.probe else {}
@@ -360,7 +366,6 @@ def benchmark(S, T, data, cfg):
 
 # ----------------------------------------------------------------------
 # Measures: (S, T, x, y, cfg, g) -> {metric: (N,), a value for each image}
-
 ATTACKS = "clean", "fgsm", "pgd", "cw", "aa"
 
 def accuracy(attack, S, T, x, y, cfg, g):
@@ -376,16 +381,31 @@ def accuracy(attack, S, T, x, y, cfg, g):
 
 def autoattack(S, T, x, y, cfg, g):
     """Whether S withstands AutoAttack, standard version, by its authors (Croce & Hein 2020).
-    Its targeted attacks want 9 other classes, or all there are; APGD-T's loss needs 4 classes."""
+    One attack after the other, as in its own loop: so it goes on with the attack it was in.
+    Targets are at most 9 classes; APGD-T's loss needs 4 classes."""
     from pyautoattack import AutoAttack
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("auto-attack").setLevel(logging.DEBUG)  # shows its progress
+    logger, path = logging.getLogger("auto-attack"), cfg.out / f"autoattack-{len(x)}.json"
+    state = read(path)
+    if state.get("of") != cfg.of:
+        state = dict(of=cfg.of, done=[], right=[True] * len(x), flags=[])
+    logger.setLevel(logging.DEBUG)  # shows its progress
+    logger.filters = [lambda record: record.levelno < logging.WARNING or (
+        state["flags"].append(record.getMessage()) is None)]
     attack, classes = AutoAttack(S, eps=cfg.eps, seed=cfg.seed, device=x.device), S(x[:1]).shape[1]
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
-    if classes < 4:
-        attack.attacks_to_run.remove("apgd-t")
-    size = (500 if x.is_cuda else 250) // max(1, x[0, 0].numel() // 1024)  # as at 32x32
-    return {"aa": attack.run_standard_evaluation(x, y, batch_size=size)[1] == y}
+    for name in attack.attacks_to_run:
+        right = torch.tensor(state["right"], device=x.device)
+        if name not in state["done"] and right.any() and (classes > 3 or name != "apgd-t"):
+            attack.attacks_to_run = [name]
+            left = right.nonzero()[:, 0]
+            right[left] = attack.run_standard_evaluation(
+                x[left], y[left], batch_size=cfg.eval_batch)[1] == y[left]
+            state.update(done=[*state["done"], name], right=right.tolist())
+            write(path, state)
+            print(f"AutoAttack: {name} leaves {sum(state['right'])} of {len(x)}", file=sys.stderr)
+    cfg.flags = sorted(set(state["flags"]))
+    return {"aa": right}
 
 def gradient_alignment(S, T, x, y, cfg, g):
     """GD, GC (table 4): L2 distance, cosine of the gradients of cross-entropy (our choice) at x."""
@@ -426,39 +446,38 @@ def measured(measure, key, S, T, data, batches, cfg):
         parts.append(measure(S, T, x, y, cfg, generator(x.device, cfg.seed, key, i)))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-def pick_test(data, n):
+def pick_test(data, n, cfg):
     """Batches of the indices of n (None: all) test images, class-balanced."""
     index = torch.from_numpy(balanced_subset(data.y_test.cpu().numpy(), n))
-    return index.to(data.y_test.device).split(128)
+    return index.to(data.y_test.device).split(cfg.eval_batch)
 
 def probe(S, T, data, cfg):
     """Means of probe_images over cfg.probe test images, with the same noise each time."""
     set_backends("fp32", fixed_shapes=False)
-    batches = pick_test(data, cfg.probe)
+    batches = pick_test(data, cfg.probe, cfg)
     values = measured(probe_images, "probe", models.fold(S), T, data, batches, cfg)
     return {name: value.mean().item() for name, value in values.items()}
 
 def measures(teachers, data, cfg):
     """Rows (name, teacher or None, batches, measure, what its values depend on)."""
-    every, attack = pick_test(data, None), " ".join(filter(None, (cfg.method, cfg.inner)))
+    every, attack = pick_test(data, None, cfg), " ".join(filter(None, (cfg.method, cfg.inner)))
     rows = [(a, None, every, partial(accuracy, a), {}) for a in cfg.attacks if a != "aa"]
     rows += [("remainder", None, every, remainder, {})]
     for name in teachers:
         rows += [("gd", name, every, gradient_alignment, {}),
                  ("point_adv", name, every, point_wise, dict(attack=attack))]
     if "aa" in cfg.attacks:
-        images = [torch.cat(pick_test(data, cfg.aa_n))]
+        images = [torch.cat(pick_test(data, cfg.aa_n, cfg))]
         rows += [("aa", None, images, autoattack, dict(without_apgd_t=data.classes < 4))]
     return rows
 
 def evaluate(S, teachers, data, cfg):
-    """Measure S, in float32, and how near it is to teachers (name -> network).
-    Returns what result.json holds, each metric with its n; what is there is not measured again.
-    outcomes.npz has each attack's outcome per image. UserError if cfg.out has other results."""
+    """Measure S, in float32, and how near it is to teachers (name -> network); returns result.json.
+    What that has is not measured again. outcomes.npz has each attack's outcome per image."""
     set_backends("fp32", fixed_shapes=False)
     of = dict(weights=fingerprint(S.state_dict()), seed=cfg.seed, eps=cfg.eps, step=cfg.step_size,
               images=fingerprint(dict(x=data.x_test, y=data.y_test)))
-    result = read(cfg.out / "result.json") or dict(of, metrics={})
+    cfg.of, cfg.flags, result = of, [], read(cfg.out / "result.json") or dict(of, metrics={})
     refuse_other(cfg.out, "results", result, of)
     S, outcomes = models.fold(S), read(cfg.out / "outcomes.npz")
     for name, teacher, batches, measure, settings in measures(teachers, data, cfg):
@@ -471,12 +490,13 @@ def evaluate(S, teachers, data, cfg):
         for key, values in measured(measure, name, S, T, data, batches, cfg).items():
             refuse(not values.isfinite().all(), f"{key + to} is not finite")
             mean = values.double().mean().item() * (100 if key in ATTACKS else 1)
-            result["metrics"][key + to] = dict(settings, value=mean)
+            result["metrics"][key + to] = dict(settings, value=mean, batch=cfg.eval_batch)
             if key in ATTACKS:
                 outcomes[key] = values.cpu().numpy()
                 write(cfg.out / "outcomes.npz", outcomes)
+            result |= dict(flags=cfg.flags) if key == "aa" else {}
         write(cfg.out / "result.json", result)
-    index = torch.cat(pick_test(data, 8))
+    index = torch.cat(pick_test(data, 8, cfg))
     x, y = to_float(data.x_test[index]), data.y_test[index]
     shown = {f"teacher@{name}": input_gradient(T, x, y) for name, T in teachers.items()}
     shown |= dict(images=x, student=input_gradient(S, x, y))
@@ -496,14 +516,17 @@ def checked(net, x, classes, expected=None):
     return logits
 
 def rehearse(S, teachers, data, cfg):
-    """Try on 2 images all that a run will do. UserError with the network and the stage."""
+    """Try on 2 images all that a run will do. UserError with network and stage."""
     x, y, T = to_float(data.x_train[:2]), data.y_train[:2], teachers.get(cfg.teacher)
+    set_backends("fp32", fixed_shapes=False)
     tiny = Data(*(part[:2] for part in data[:2] * 2), data.classes)
     small = argparse.Namespace(**vars(cfg) | dict(steps=min(cfg.steps, 1), probe=2, compile=False))
     student, trained = f"student {cfg.student}", S
     for role, net in (student, S), *((f"teacher {name}", net) for name, net in teachers.items()):
         with models.explained(f"{role} in eval mode"), eval_mode(net):
             logits = checked(net, x, data.classes)
+        if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-4:
+            warn(f"{role} gives probabilities, not logits")
         with models.explained(f"{role}, copied and folded"):
             checked(frozen := models.fold(net), x, data.classes, logits)
             input_gradient(frozen, x, y)
@@ -523,8 +546,8 @@ def rehearse(S, teachers, data, cfg):
             before, loaded = fingerprint(trained.state_dict()), copy.deepcopy(S).eval()
             refuse(fingerprint(trained.eval().state_dict()) != before, "eval() changes its weights")
             with tempfile.TemporaryDirectory() as folder:
-                write(path := Path(folder) / "student.pt", trained.state_dict())
-                models.load_state(loaded, path, cfg.student)
+                write(path := Path(folder) / "student.pt", models.weights(trained))
+                loaded = models.load_state(loaded, path, cfg.student)
             logits = checked(trained, x, data.classes)
             for net in *copies, loaded:
                 checked(net, x, data.classes, logits)
@@ -553,14 +576,15 @@ DATASETS = {
     "cifar100": Dataset(default_teacher="bdm"),
     "svhn": Dataset(schedule=(50, (40, 45))),  # the authors' later code: no crop, no flip
     "tiny-imagenet": Dataset(schedule=(100, (50, 80)), student="parn18", default_teacher=None),
-    # ours, for trying things: handwriting, 8x8, 1,437 training images
     "digits": Dataset(schedule=(12, (8, 11)), batch=64, eps=24 / 255, augment="crop", aa_n=100,
-                      student="mnv2", default_arch="wrn-10-2", cw_restarts=2),
+                      student="mnv2", default_arch="wrn-10-2", cw_restarts=2),  # ours: 8x8
 }
-RSLAD = (300, (215, 260, 285))  # rslad's schedule on CIFAR; its code drops at 210, 258, 285
+RSLAD = dict.fromkeys([("rslad", "cifar10"), ("rslad", "cifar100")], (300, (215, 260, 285)))
 
+DRIVE = "https://drive.google.com/uc?id="
+DM = "https://huggingface.co/wzekai99/DM-Improves-AT/resolve/main/checkpoint/%s_linf_wrn28-10.pt"
 TEACHERS = {   # table 1: architecture, Google Drive id of RobustBench's file, clean accuracy in %
-    # Wang2023Better_WRN-28-10, Cui2023Decoupled_WRN-28-10, Chen2021LTD_WRN34_10
+    # Wang2023Better_WRN-28-10 (DM: its authors'), Cui2023Decoupled_WRN-28-10, Chen2021LTD_WRN34_10
     ("cifar100", "bdm"): ("wrn-28-10-silu", "1-jOu3wKWyw0XnBCXDGR32xn8Bw9GTJgh", 72.58),
     ("cifar100", "ikl"): ("wrn-28-10-silu", "15BwWdWbNfoarTEWWugicOVkTjh3nXH36", 73.8),
     ("cifar100", "ltd"): ("wrn-34-10", "1-I4NZyULdEWH46b4EaCTxuuRo4eFXsg_", 64.07),
@@ -640,11 +664,12 @@ def read_npz(path):
     for x, y in ((x_train, y_train), (x_test, y_test)):
         images = (x.dtype == np.uint8 and x.ndim in (3, 4) and x.shape[3:] in ((), (1,), (3,))
                   and len(x) and min(x.shape[1:3]) >= 8 and x.shape[1:] == x_train.shape[1:])
-        labels = (y.dtype.kind in "iu" and y.shape == x.shape[:1] and y.min() >= 0
+        labels = (len(y) and y.dtype.kind in "iu" and y.shape == x.shape[:1] and y.min() >= 0
                   and 1 <= y_train.max() < 2**16 and y.max() <= y_train.max())
         refuse(not (images and labels), f"{path} has {x.dtype} {x.shape} and {y.dtype} {y.shape}: "
-               "images must be uint8 (N, H, W) or (N, H, W, 1 or 3) of one size from 8x8, labels "
-               "integers from 0, of two classes or more")
+               "images are uint8 (N, H, W[, 1 or 3]) from 8x8, labels integers from 0 of 2 classes")
+    if y_train.min() > 0:
+        warn(f"{path}: no training image has label 0")
     return arrays
 
 def balanced_subset(y, n):
@@ -655,11 +680,11 @@ def balanced_subset(y, n):
     return np.sort(order[np.argsort(rank, kind="stable")[:n]])
 
 def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
-    """Data by name, or by the path of an .npz; a named set is packed once to folder/NAME.npz.
-    UserError if a download fails, or a file does not hold what it should."""
+    """Data by name, packed once to folder/NAME.npz, or by the path of an .npz; or UserError."""
     path = Path(name) if name.endswith(".npz") else folder / f"{name}.npz"
     if name in DATASETS and not path.exists():
-        with models.explained(f"cannot get {name}", f"put torchvision's archives into {folder}"):
+        advice = f"put torchvision's archives into {folder}, and delete damaged ones"
+        with models.explained(f"cannot get {name}", advice):
             types = (np.uint8, np.int64) * 2
             arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), types)]
         with contextlib.suppress(OSError):  # a read-only folder costs time only
@@ -680,8 +705,7 @@ def generator(device, *key):
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 def augment(x, kind, g):
-    """Random crop out of zero padding, then a horizontal flip with probability 1/2, per image.
-    x (N, C, H, W), as returned; padding: 4 at 32x32, 8 at 64x64. kind: crop-flip, crop or none."""
+    """Crop out of zero padding (4 at 32x32, 8 at 64x64), then a flip with probability 1/2, each."""
     if kind == "none":
         return x
     n, _, h, w = x.shape
@@ -701,6 +725,9 @@ def to_float(x):  # to [0, 1]
 
 # ----------------------------------------------------------------------
 # A run's files. A kill at any moment loses at most the epoch, or metric, in progress.
+
+def warn(message):
+    print(f"warning: {message}", file=sys.stderr)
 
 def refuse(wrong, message):
     if wrong:
@@ -736,11 +763,11 @@ def read(path):
 
 def config_beside(path):
     """What config.json beside a file says of the training there; {} where there is none."""
-    beside = path and Path(path).is_file() and read(Path(path).parent / "config.json")
-    return (beside or {}).get("training") or {}
+    config = read(Path(path).parent / "config.json") if path and Path(path).is_file() else {}
+    training = config.get("training") if isinstance(config, dict) else None
+    return training if isinstance(training, dict) else {}
 
 def fingerprint(tensors):
-    """sha256 of a dict of tensors, names and values."""
     digest = hashlib.sha256()
     for name, value in tensors.items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -748,7 +775,7 @@ def fingerprint(tensors):
 
 def refuse_other(out, what, before, now):
     """Raise UserError if settings now differ from those before, in the folder out."""
-    changed = [f"{key} was {before.get(key)}, is {value}" for key, value in now.items()
+    changed = [f"{key} was {before.get(key)!s:.40}, is {value!s:.40}" for key, value in now.items()
                if before.get(key) != json.loads(json.dumps(value))]
     refuse(changed, f"{out} has other {what}: {'; '.join(changed)}. Rename it, or give --out")
 
@@ -767,7 +794,7 @@ def read_run(folder):
     """What a run left; name without -sSEED. values["gd@"]: gd to its first teacher, whichever."""
     log, values = read(folder / "log.jsonl"), read(folder / "ood.json")  # run_all.sh's
     for name, entry in read(folder / "result.json")["metrics"].items():
-        values[name] = entry["value"]
+        values[name] = float(entry["value"])
         values.setdefault(name.split("@")[0] + "@", entry["value"])
     if log:
         values["min_per_epoch"] = np.median([row["timing"]["seconds"] for row in log]) / 60
@@ -816,7 +843,8 @@ def runs_table(runs):
     for name in sorted({run.name for run in runs}):
         group = [run for run in runs if run.name == name]
         pairs = [(run.values, base.values) for run in group for base in runs if is_base(base, run)]
-        gains = [{m: a[m] - b[m] for m in a.keys() & b.keys() & set(metrics)} for a, b in pairs]
+        gains = [{m: a[n] - b[n] for m in metrics for n in a if n in b and n.startswith(m)
+                  and not n.endswith("@")} for a, b in pairs]  # to the same teacher
         for label, rows in ((name, [run.values for run in group]), ("gain", gains)):
             cells = [spread([row.get(m) for row in rows], label == "gain") for m in metrics]
             lines += [[label, str(len(rows)), *cells]] if rows else []
@@ -828,41 +856,39 @@ def curves(run):
     metrics = [m for m in ("loss", "clean", "pgd10", "gd", "gc", "remainder") if m in run.log[0]]
     fig = Figure((3 * len(metrics), 3), layout="constrained")
     for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics):
-        ax.plot([row["epoch"] for row in run.log], [row[metric] for row in run.log])
+        ax.plot([row["epoch"] for row in run.log], [row.get(metric, math.nan) for row in run.log])
         ax.set(title=metric, xlabel="epoch")
     fig.savefig(run.folder / "curves.png")
 
 def gradients(base, run):
-    """Write gradients.png: input gradients of a teacher and two students, with cosines to it.
-    Grey is 0; white and black are the 99th percentile."""
+    """Write gradients.png: input gradients of a teacher and two students, with cosines to it."""
     from matplotlib.figure import Figure
     b, r = (read(each.folder / "gradients.npz") for each in (base, run))
-    target = r[next(key for key in r if key.startswith("teacher@"))]
-    columns = {"image": r["images"], "teacher": target,
-               base.name: b["student"], run.name: r["student"]}
+    t = next(r[key] for key in r if key.startswith("teacher@"))
+    names, columns = ["image", "teacher", base.name, run.name], [r["images"], t]
+    columns += [b["student"], r["student"]]
     fig = Figure((9, 9), layout="constrained")
-    for (i, k), ax in np.ndenumerate(fig.subplots(min(4, len(target)), 4, squeeze=False)):
-        name, image, t = list(columns)[k], list(columns.values())[k][i], target[i]
-        shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) or 1) if k else image
-        cosine = (image * t).sum() / (np.linalg.norm(image) * np.linalg.norm(t) or 1)
+    for (i, k), ax in np.ndenumerate(fig.subplots(min(4, len(t)), 4, squeeze=False)):
+        image = columns[k][i]
+        cosine = (image * t[i]).sum() / (np.linalg.norm(image) * np.linalg.norm(t[i]) + 1e-30)
+        shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) + 1e-30) if k else image
         ax.imshow(shown.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
-        ax.set(xticks=[], yticks=[], title="" if i else name, xlabel=f"{cosine:.2f}" * (k > 1))
+        ax.set(xticks=[], yticks=[], title="" if i else names[k], xlabel=f"{cosine:.2f}" * (k > 1))
     fig.savefig(run.folder / "gradients.png")
 
 def report(root):
-    """Print root's runs; write root/report.md: them, the paper's tables, and our pictures."""
+    """Print root's runs; write root/report.md with the paper's tables, pictures beside logs."""
     runs = []
     for path in sorted(root.glob("*/result.json")):
-        with contextlib.suppress(models.UserError, LookupError, TypeError):  # another program's
+        with contextlib.suppress(Exception):  # another program's
             runs.append(read_run(path.parent))
     for run in runs:
-        if run.log:
+        with contextlib.suppress(Exception):  # no log, no teacher, or not measured as yet
             curves(run)
-        for base in [base for base in runs if is_base(base, run)][:1]:
-            gradients(base, run)
-    lines, pictures = runs_table(runs), sorted(root.glob("*/*.png"))
+            gradients(next(base for base in runs if is_base(base, run)), run)
+    lines = runs_table(runs)
     print(*lines, sep="\n")
-    lines += [*paper_tables(runs), "", *(f"![]({path.relative_to(root)})" for path in pictures)]
+    lines += paper_tables(runs)
     (root / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"\n{root / 'report.md'}: {len(runs)} runs")
 
@@ -873,8 +899,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):  # one line, without the usage
         raise models.UserError(message)
 
-def number(low, high=math.inf, kind=lambda text: float(Fraction(text))):
-    """An argparse type: a number from low to high, perhaps as a fraction."""
+def number(low, high=math.inf, kind=lambda text: float(Fraction(text))):  # an argparse type
     def number(text):
         with contextlib.suppress(ArithmeticError):
             if low <= (value := kind(text)) <= high:
@@ -889,41 +914,43 @@ def make_parser():
     add("--method", choices=METHODS, default="rslad", help="default rslad")
     term = p.add_mutually_exclusive_group()
     term.add_argument("--igdm", dest="match", action="store_const", const="igdm", help="add eq. 8")
-    term.add_argument("--match", choices=MATCH, help="the term to add: igdm, or an ablation's")
-    add("--surrogate", choices=("kl", "l1", "l2"), default="kl", help="distance in the IGDM term")
+    term.add_argument("--match", choices=MATCH, help="or an ablation")
+    add("--surrogate", choices=("kl", "l1", "l2"), default="kl")
     add("--alpha", type=real, help="the term's weight in the last epoch (default B.2)")
     add("--inner", choices=("student",), help="attack the student alone, without T (table 6)")
     for name, method in METHODS.items():
         for constant, value in method.constants.items():
             add(f"--{name}-{constant}".replace("-lam", "-lambda"), dest=f"{name}.{constant}",
-                type=real, default=argparse.SUPPRESS, metavar="X", help=f"default {value}")
+                type=number(0, 1) if constant == "begin" else real,
+                default=argparse.SUPPRESS, metavar="X", help=f"default {value}")
     add("--dataset", help=f"{', '.join(DATASETS)} or an .npz (default cifar100)")
-    add("--data-dir", type=Path, default=Path("data"), help="of data sets and teachers")
+    add("--data-dir", type=Path, default=Path("data"))
     add("--limit-train", type=count, metavar="N", help="class-balanced subset")
-    add("--limit-test", type=count, metavar="N", help="class-balanced subset")
+    add("--limit-test", type=count, metavar="N")
     add("--augment", choices=("crop-flip", "crop", "none"), help="default crop-flip")
     add("--student", help="rn18, mnv2, parn18, wrn-D-W, wrn-D-W-silu, PACKAGE.MODULE:FUNCTION")
     add("--teacher", help="bdm, ltd, ltd2, ikl; pgd-at: trained first; a path; robustbench:NAME")
     add("--teacher-arch", help="of a path or pgd-at (default config.json's)")
     add("--teacher-epochs", type=count, help="of pgd-at (default by data set)")
-    add("--epochs", type=count, help="default B.1; drops and begin scale with it")
+    add("--epochs", type=count, help="default B.1; drops, begin scale")
     add("--drops", type=lambda text: [int(epoch) for epoch in text.split(",") if epoch],
-        help="lr is divided by 10 after these epochs, as in 100,150 (default B.1)")
+        help="epochs after which lr falls, as in 100,150 (default B.1)")
     add("--batch", type=number(2, kind=int), help="default 128")
     add("--lr", type=positive, help="default 0.1")
     add("--weight-decay", type=real, help="default 5e-4")
-    add("--eps", type=radius, help="L-inf radius (default 8/255)")
+    add("--eps", type=radius, help="L-inf (default 8/255)")
     add("--step-size", type=radius, help="of PGD and C&W (default eps/4)")
     add("--steps", type=natural, default=10, help="of PGD in training (default 10)")
     add("--seed", type=number(0, 2**63 - 1, int), default=0)
     add("--attacks", default=",".join(ATTACKS), help=f"default {','.join(ATTACKS)}")
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all)")
-    add("--probe", type=natural, metavar="N", help="images measured after each epoch")
+    add("--probe", type=natural, metavar="N", help="images measured each epoch")
+    add("--eval-batch", type=count, default=128, metavar="N", help="of measures (default 128)")
     add("--eval-only", metavar="CKPT", help="measure a checkpoint or teacher")
     add("--report", type=Path, metavar="DIR", help="write DIR/report.md")
     add("--benchmark", type=count, metavar="N", help="time N training steps")
-    add("--out", type=Path, help="folder of the run (default runs/NAME)")
-    add("--precision", choices=("fp32", "tf32", "bf16"), help="of training (default by device)")
+    add("--out", type=Path, help="folder (default runs/NAME)")
+    add("--precision", choices=("fp32", "tf32", "bf16"), help="of training")
     add("--compile", action=argparse.BooleanOptionalAction, help="default: where bf16 is")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=number(1, 1024, int), help="on the CPU")
@@ -942,6 +969,7 @@ def resolve(argv):
     cfg = p.parse_args(argv)
     cfg.teacher_flags = dict(epochs=typed.teacher_epochs, batch=typed.batch, eps=typed.eps,
                              augment=typed.augment) | {"limit-train": typed.limit_train}
+    refuse(cfg.method not in METHODS, f"{cfg.eval_only} is of an unknown method: {cfg.method}")
     given = {key: vars(cfg).pop(key) for key in list(vars(cfg)) if "." in key}
     constants = METHODS[cfg.method].constants.items()
     cfg.constants = {key: given.pop(f"{cfg.method}.{key}", value) for key, value in constants}
@@ -949,48 +977,46 @@ def resolve(argv):
     cfg.attacks = cfg.attacks.replace(" ", "").split(",")
     refuse(set(cfg.attacks) - set(ATTACKS), f"--attacks: choose from {','.join(ATTACKS)}")
     cfg.step_size = cfg.step_size or cfg.eps / 4
-    cifar = dataset in ("cifar10", "cifar100")
-    epochs, drops = RSLAD if cifar and cfg.method == "rslad" else cfg.schedule
+    epochs, drops = RSLAD.get((cfg.method, dataset), cfg.schedule)
     cfg.epochs = cfg.epochs or epochs
     if cfg.drops is None:
         cfg.drops = [math.ceil(drop * cfg.epochs / epochs) for drop in drops]
-    refuse(not cfg.match and cfg.alpha is not None, "--alpha weighs what --igdm or --match adds")
+    refuse(not cfg.match and cfg.alpha is not None or cfg.match != "igdm" and cfg.surrogate != "kl",
+           "--alpha and --surrogate are of the term that --igdm or --match adds")
     # teachers: all are measured against; one is learnt from, where the method or the term does
     needed = not cfg.eval_only and (METHODS[cfg.method].teacher or cfg.match in ("igdm", "direct"))
     named = cfg.teacher or (cfg.default_teacher if needed else None)
     refuse(needed and not named, f"{dataset} has no teacher to fetch: give the --teacher PATH of "
            "one (the paper has RiFT's wrn-34-10), or pgd-at")
-    cfg.teachers = named.split(",") if named else []
+    cfg.teachers = [named] if Path(named or "").is_file() else named.split(",") if named else []
     cfg.teacher = named if needed else None
     refuse(needed and len(cfg.teachers) > 1, f"{cfg.method} learns from one teacher, not {named}")
-    if cfg.alpha is None:
-        cfg.alpha = default_alpha(cfg) if cfg.match and not cfg.eval_only else 0.0
+    if cfg.alpha is None and cfg.match and not cfg.eval_only:
+        key, method = (dataset, cfg.student, cfg.teacher), cfg.method.replace("adaiad", "adaad")
+        refuse(cfg.match != "igdm" or key not in ALPHA or method not in ALPHA_METHODS,
+               f"B.2 has no alpha of {method} + {cfg.match} for {key}: give --alpha")
+        cfg.alpha = ALPHA[key][ALPHA_METHODS.index(method)]
+    cfg.alpha = cfg.alpha or 0.0
     label = cfg.method + (f"+{cfg.match}" if cfg.match else "")
-    words = [Path(dataset).stem, cfg.student, cfg.teacher, label, f"s{cfg.seed}"]
-    words = ["eval", *Path(cfg.eval_only).parts[-2:]] if cfg.eval_only else words
-    cfg.out = cfg.out or Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, words)))
+    words = ["eval", cfg.eval_only] if cfg.eval_only else [cfg.student, cfg.teacher, label]
+    name = "-".join(filter(None, [Path(dataset).stem, *words, f"s{cfg.seed}"]))
+    cfg.out = cfg.out or Path("runs") / re.sub(r"[^\w.+-]+", "_", name)[:200]
     resolve_device(cfg)
     return cfg
 
 def resolve_device(cfg):
-    """Device, precision, compilation. Not bf16 for others' networks: their head would be in it."""
+    """Device, precision, compilation; not bf16 for others' networks, nor so for their heads."""
     cfg.device = "cuda:0" if cfg.device == "cuda" else cfg.device
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     refuse(cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}")
     ampere = cfg.device != "cpu" and torch.cuda.get_device_capability(cfg.device) >= (8, 0)
     arch = cfg.teacher_arch or config_beside(cfg.teacher).get("student")
-    foreign = any(re.match(r"[\w.]+:", name or "") for name in (cfg.student, cfg.teacher, arch))
+    foreign = any(re.match(r"[\w.]{2,}:", name or "") for name in (cfg.student, cfg.teacher, arch))
     cfg.precision = cfg.precision or ("fp32" if not ampere else "tf32" if foreign else "bf16")
     if cfg.compile is None:
         cfg.compile = ampere and not foreign and cfg.match != "direct"
     refuse(cfg.compile and cfg.match == "direct", "--compile has no second derivatives")
     cfg.graphs = cfg.device != "cpu" and cfg.compile and not foreign  # others may need the CPU
-
-def default_alpha(cfg):
-    key, method = (cfg.dataset, cfg.student, cfg.teacher), cfg.method.replace("adaiad", "adaad")
-    refuse(cfg.match != "igdm" or key not in ALPHA or method not in ALPHA_METHODS,
-           f"B.2 has no alpha of {cfg.method} + {cfg.match} for {', '.join(key)}: give --alpha")
-    return ALPHA[key][ALPHA_METHODS.index(method)]
 
 def build_network(arch, cfg):
     if arch.startswith("robustbench:"):
@@ -1001,22 +1027,29 @@ def build_network(arch, cfg):
     return model.to(cfg.device, **layout)
 
 def load_network(source, arch, cfg):
-    """A frozen network in eval mode: a teacher, or a checkpoint of arch; pgd-at yet untrained."""
+    """A frozen network in eval mode: a teacher, or a checkpoint of arch; pgd-at is untrained."""
     known, path = [name for dataset, name in TEACHERS if dataset == cfg.dataset], Path(source)
     if source in known:
         arch, drive_id, _ = TEACHERS[cfg.dataset, source]
-        path = models.fetch(drive_id, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
-    elif source.startswith("robustbench:"):
-        arch = source
-    elif source == "pgd-at":
-        arch = cfg.teacher_arch or cfg.default_arch
+        urls = [DM % cfg.dataset] * (source == "bdm") + [DRIVE + drive_id]
+        path = models.fetch(urls, cfg.data_dir / f"{cfg.dataset}-{source}.pt")
+    elif source == "pgd-at" or source.startswith("robustbench:"):
+        arch = cfg.teacher_arch if source == "pgd-at" else source
     arch = arch or config_beside(source).get("student") or cfg.default_arch
-    refuse(not path.is_file() and source.split(":")[0] not in ("pgd-at", "robustbench"),
-           f"{source}: no such file, nor one of {', '.join(known)}, pgd-at, robustbench:NAME")
+    refuse(not (path.is_file() or source == "pgd-at" or source.startswith("robustbench:")),
+           f"{source}: no such file, nor {', '.join([*known, 'pgd-at'])} or robustbench:NAME")
     model = build_network(arch, cfg)
     if path.is_file():
-        models.load_state(model, path, arch)
+        model = models.load_state(model, path, arch).to(cfg.device)
     return model.eval().requires_grad_(False)
+
+def introduce(name, T, data, cfg):
+    batches, known = pick_test(data, 500, cfg), TEACHERS.get((cfg.dataset, name), [None])[-1]
+    right = measured(partial(accuracy, "clean"), "clean", T, None, data, batches, cfg)["clean"]
+    clean = 100 * right.double().mean().item()
+    print(f"teacher {name}: {clean:.1f} % of {len(right)} clean test images", flush=True)
+    if clean < 150 / data.classes or known and abs(clean - known) > 10:
+        warn(f"{name} is far from table 1's {known} %" if known else f"{name} is near chance")
 
 def pgd_at_teacher(cfg, images):
     """The checkpoint of a run of PGD-AT beside cfg.out, which is made first."""
@@ -1039,22 +1072,21 @@ def set_backends(precision, fixed_shapes):
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = fixed_shapes
 
-# What makes a training this one; images, teacher's weights and a CPU's threads are added.
-TRAINING = (
+TRAINING = (  # what makes a training this one; images, teacher's weights, threads are added
     "method", "match", "surrogate", "alpha", "inner", "constants", "dataset", "limit_train",
     "augment", "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size",
     "steps", "seed", "precision", "compile")
 
 def check_folder(cfg, training):
     """UserError if cfg.out holds another run."""
-    config, before = cfg.out / "config.json", config_beside(cfg.out / "config.json")
+    before = config_beside(cfg.out / "config.json")
     if cfg.eval_only:
         other = before and Path(cfg.eval_only).resolve().parent != cfg.out.resolve()
         return refuse(other, f"{cfg.out} holds a training: give another --out")
-    refuse(config.exists() and not before, f"{cfg.out} holds an evaluation: give another --out")
-    # a file may move, so the images are compared; a finished run is measured anywhere
-    finished = (cfg.out / "student.pt").exists()
-    free = ["dataset"] + ["threads", "precision", "compile"] * finished
+    left = any((cfg.out / name).exists() for name in ("config.json", "last.pt", "student.pt"))
+    refuse(left and not before, f"{cfg.out} holds another run: give another --out")
+    free = ["dataset"]  # its file may move: the images are compared
+    free += ["threads", "precision", "compile"] * (cfg.out / "student.pt").exists()
     now = {key: value for key, value in training.items() if before and key not in free}
     refuse_other(cfg.out, "settings", before, now)
 
@@ -1082,7 +1114,7 @@ def run(argv, wait=False):
         __import__("torch._dynamo")  # not later: its garbage would keep a graph's memory
         torch.cuda.synchronize()
         torch.cuda.set_stream(torch.cuda.Stream())  # captured() wants a stream of its own
-    if cfg.benchmark:
+    if cfg.benchmark and not cfg.eval_only:
         return print(json.dumps(benchmark(S, T, data, cfg), indent=1))
     training = {name: getattr(cfg, name) for name in TRAINING} | dict(images=images)
     training["threads"] = torch.get_num_threads() if cfg.device == "cpu" else None
@@ -1092,6 +1124,8 @@ def run(argv, wait=False):
         for name, model in (cfg.eval_only, S), *teachers.items():
             if name == "pgd-at":
                 models.load_state(model, pgd_at_teacher(cfg, images), cfg.teacher_arch)
+        for name, teacher in teachers.items():
+            introduce(name, teacher, data, cfg)
         print(cfg.out, flush=True)
         if T is not None:
             training["teacher_weights"] = fingerprint(T.state_dict())[:16]
@@ -1104,9 +1138,12 @@ def run(argv, wait=False):
             models.load_state(S, student, cfg.student)
         elif not cfg.eval_only:
             train(S, T, data, cfg)
-            write(student, {k: value.cpu().contiguous() for k, value in S.state_dict().items()})
-        for name, entry in evaluate(S, teachers, data, cfg)["metrics"].items():
-            print(f"  {name:40} {entry['value']:10.4g}   n = {entry['n']}")
+            write(student, models.weights(S))
+        result = evaluate(S, teachers, data, cfg)
+    for name, entry in result["metrics"].items():
+        print(f"  {name:40} {entry['value']:10.4g}   n = {entry['n']}")
+    for flag in result.get("flags", ()):
+        warn(f"AutoAttack: {flag}")
 
 def main(argv=None):
     """Run one command. Returns 0, 2 (a user can mend it: one line), 75 (busy) or 130 (Ctrl-C)."""
@@ -1120,11 +1157,14 @@ def main(argv=None):
     except (models.UserError, OSError) as error:
         code, message = 2, f"error: {models.one_line(error)}"
     except (RuntimeError, MemoryError) as error:
-        if not models.out_of_memory(error):
+        compiler = isinstance(error, torch._dynamo.exc.TorchDynamoException)
+        if not compiler and not models.out_of_memory(error):
             raise
-        code, message = 2, f"error: try a smaller --batch: {models.one_line(error)}"
+        advice = "--no-compile" if compiler else "a smaller --batch or --eval-batch"
+        code, message = 2, f"error: try {advice}: {models.one_line(error)}"
     print(f"igdm.py: {message}", file=sys.stderr)
     return code
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for paths on an ASCII terminal
     sys.exit(main())

@@ -45,7 +45,9 @@ def explained(what, advice=""):
 
 NORMALISATION = {   # (mean, std) inside the published SiLU networks, by data set
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))}
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))}
 
 def conv(n_in, n_out, kernel=3, stride=1, groups=1):
     return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -180,7 +182,7 @@ def build(arch, classes, channels=3, dataset=None):
     module, function = arch.split(":", 1)
     if sys.path[0] != os.getcwd():  # `python elsewhere/igdm.py` looks beside the script first
         sys.path.insert(0, os.getcwd())
-    with explained(f"architecture {arch!r} failed"):
+    with explained(f"architecture {arch!r} failed", "`models` and `igdm` are this program's own"):
         model = getattr(importlib.import_module(module), function)(num_classes=classes)
         assert isinstance(model, nn.Module), f"it gave {type(model).__name__}, not an nn.Module"
         return model
@@ -227,69 +229,117 @@ class Mixed(Net):
 
 # ----------------------------------------------------------------------
 # Checkpoints
-WRAPPERS = "state_dict", "model_state_dict", "model", "net", "student"  # where weights may lie
 
-def bare(key):
-    """A parameter's name without what DataParallel, a wrapper and torch.compile put in front."""
-    return re.sub(r"^((module|model|_orig_mod)\.)+", "", str(key))
+NO_CHECKPOINT = {   # what else a file may be, by its first bytes
+    b"<": "a web page: Google Drive sends one where it wants a click", b"{": "JSON",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself"}
+AVERAGED = re.compile(r"(^|[._])(ema|swa)([._]|$)|averag")
 
 def read_file(path):
-    """What torch.save put into path, on the CPU; code in it is never run. UserError where it is
-    missing, damaged, or holds what torch.load(weights_only=True) refuses."""
+    """What torch.save or safetensors put into path, on the CPU; code in it is never run. UserError
+    where it is missing, damaged, or holds what torch.load(weights_only=True) refuses."""
     with explained(f"cannot read {path}", "check the path, or get the file again"):
         with open(path, "rb") as file:
-            head = file.read(99).lstrip()
-        if head.startswith(b"<"):
-            raise UserError("a web page: Google Drive sends one where it wants a click")
+            head = file.read(99)
+        if head[5:9] == b"\0\0\0{":  # a length of 8 bytes, then JSON
+            return importlib.import_module("safetensors.torch").load_file(path)
+        for start, what in NO_CHECKPOINT.items():
+            if head.lstrip().startswith(start):
+                raise UserError(f"it is {what}")
         if head.startswith(b"PK") and (bad := zipfile.ZipFile(path).testzip()):
             raise UserError(f"{bad} in it is damaged")  # torch.load does not check the CRCs
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            refused = re.search(r"GLOBAL (\S+)|$", str(error))[1] or "more than torch.save's types"
-            raise UserError(f"it needs {refused}, which may run: save weights alone") from error
+            more = re.search(r"GLOBAL (\S+)|$", str(error))[1]
+            raise UserError(f"it needs {more}, which could run code: save weights alone" if more
+                            else "neither of torch.save nor of safetensors") from error
 
-def read_state_dict(path):
-    """The weights in a checkpoint, alone or under one of WRAPPERS: bare names -> tensors."""
-    content = read_file(path)
-    content = content if isinstance(content, dict) else {}
-    for state in content, *map(content.get, WRAPPERS):
-        if isinstance(state, dict) and state and all(map(torch.is_tensor, state.values())):
-            for key, value in state.items():
-                if not value.isfinite().all():
-                    raise UserError(f"{path} holds NaN or infinity in {key}")
-            return {bare(key): value for key, value in state.items()}
-    raise UserError(f"{path} holds no weights: save model.state_dict()")
+def tensor_dicts(value, name=""):
+    """(name, tensors) for each dict with tensors inside a checkpoint, however deep."""
+    tensors = {str(key): part for key, part in value.items() if torch.is_tensor(part)}
+    yield from [(name, tensors)] if tensors else []
+    for key, part in value.items():
+        yield from tensor_dicts(part, f"{name}.{key}".lstrip(".")) if isinstance(part, dict) else ()
+
+def fits(own, name, tensors):
+    """Ways to read tensors as own, a state dict: (faults, name, state, (mean, std) beside it)."""
+    wrapper = next(iter(own), "").split(".")[0] + "."  # the network may be a wrapper itself
+    for keys in {key: key for key in own}, {key.removeprefix(wrapper): key for key in own}:
+        first = next(iter(keys), "")
+        ends = sorted((key for key in tensors if key.endswith(first)), key=len)
+        for prefix in [key.removesuffix(first) for key in ends] or [""]:
+            inside = {key.removeprefix(prefix): value for key, value in tensors.items()
+                      if key.startswith(prefix)}
+            state = {keys[key]: inside[key] for key in keys if key in inside}
+            faults = [f"no {key}" for key in keys
+                      if key not in inside and not key.endswith("num_batches_tracked")]
+            faults += [f"{key} is {tuple(value.shape)}, not {tuple(own[key].shape)}"
+                       for key, value in state.items() if value.shape != own[key].shape]
+            beside = {key.split(".")[-1].strip("_"): value for key, value in tensors.items()
+                      if key.removeprefix(prefix) not in keys}
+            scale = [beside.get("mean", beside.get("mu")), beside.get("std", beside.get("sigma"))]
+            spare = ("mean", "mu", "std", "sigma") * all(torch.is_tensor(part) for part in scale)
+            faults += [f"{key} besides" for key in inside if key not in keys and not (
+                key.startswith("sub_block1.") or key.split(".")[-1].strip("_") in spare)]  # LTD's
+            yield faults, f"{name}.{prefix}".strip("."), state, scale
 
 def load_state(model, path, arch):
-    """Load a checkpoint into model, strictly; and the mean and std of its normalisation if it has
-    them. LTD's unused "sub_block1" is dropped. UserError where it does not fit arch."""
-    own, content = model.state_dict(), read_state_dict(path)
-    names = {bare(key): key for key in own}  # the model may itself be a wrapper
-    head = next((key for key in reversed(own) if own[key].ndim == 2), None)
-    if head in content and len(content[head]) != len(own[head]):
-        raise UserError(f"{path} has {len(content[head])} classes, the data {len(own[head])}")
-    with explained(f"{path} does not fit {arch}: another architecture?"):
-        for key, buffer in model.named_buffers():
-            if key not in own and key in content:
-                buffer.copy_(content.pop(key).view_as(buffer))
-        model.load_state_dict({names.get(key, key): value for key, value in content.items()
-                               if not key.startswith("sub_block1.")})
+    """The model with the weights of a checkpoint, averaged ones first, and its normalisation."""
+    own, content = model.state_dict(), read_file(path)
+    content = content if isinstance(content, dict) else {}
+    found = [way for name, tensors in tensor_dicts(content) for way in fits(own, name, tensors)]
+    if not found:
+        raise UserError(f"{path} holds no weights: save model.state_dict()")
+    found.sort(key=lambda way: (len(way[0]), "unaver" in way[1], not AVERAGED.search(way[1])))
+    faults, name, state, (mean, std) = found[0]
+    if faults:
+        raise UserError(f"{path} does not fit {arch}, another architecture or number of classes? "
+                        f"{'; '.join(faults[:3])}")
+    others = {way[1] for way in found if not way[0] and any(
+        way[2][key] is not value for key, value in state.items())}
+    if others:
+        print(f"{path}: took {name}, not {', '.join(others)}", file=sys.stderr)
+    for key, _ in model.named_parameters():
+        if not state[key].isfinite().all():
+            raise UserError(f"{path} holds NaN or infinity in {key}: use an earlier checkpoint")
+    with explained(f"{path} does not fit {arch}"):
+        model.load_state_dict(state, strict=False)  # an old file may lack num_batches_tracked
+        buffers = dict(model.named_buffers())
+        if mean is not None and std is not None and "mean" not in buffers:
+            return Normalized(mean.flatten().tolist(), std.flatten().tolist(), net=model)
+        for name, value in (("mean", mean), ("std", std)):
+            if name in buffers and value is not None:
+                buffers[name].copy_(value.view_as(buffers[name]))
+        return model
 
-def fetch(drive_id, path):
-    """path, downloaded from Google Drive if there is no such file; it is whole or not there.
-    UserError with the address and the place: Google Drive often refuses scripts."""
-    if path.exists():
-        return path
-    with explained(f"cannot download {path}", f"get https://drive.google.com/uc?id={drive_id} in a "
-                   f"browser and put it at {path.absolute()}, or use --teacher pgd-at"):
-        import gdown
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-            part = Path(beside) / "part"
-            gdown.download(id=drive_id, output=str(part))
-            read_file(part)
-            return part.replace(path)
+def weights(model):
+    """A state dict to keep, on the CPU and contiguous, with a Normalized's mean and std."""
+    buffers = {key: value for key, value in model.named_buffers() if key in ("mean", "std")}
+    return {key: value.cpu().contiguous() for key, value in (model.state_dict() | buffers).items()}
+
+def fetch(urls, path):
+    """path, downloaded from the first of urls that has it, unless it is there; whole or not at all.
+    UserError with the addresses and the place: Google Drive often refuses scripts."""
+    failures = []
+    for url in urls if not path.exists() else ():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+                part = Path(beside) / "part"
+                if "drive.google.com" in url:
+                    importlib.import_module("gdown").download(url, str(part))
+                else:
+                    torch.hub.download_url_to_file(url, str(part))
+                read_file(part)
+                part.replace(path)
+                break
+        except Exception as error:
+            failures.append(f"{url} ({one_line(error)})")
+    if not path.exists():
+        raise UserError(f"cannot download {path}: {'; '.join(failures)}. Get one in a browser and "
+                        f"put it at {path.absolute()}, or use --teacher pgd-at")
+    return path
 
 def from_robustbench(name, dataset, folder):
     """RobustBench's Linf model of that name for "cifar10" or "cifar100", kept in folder."""

@@ -1,8 +1,10 @@
 """Tests of igdm.py, models.py and run_all.sh, offline. Each says which bug it would catch."""
 import contextlib
 import copy
+import http.server
 import itertools
 import json
+import logging
 import math
 import os
 import pickle
@@ -11,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -18,6 +21,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -557,7 +561,8 @@ def test_tiny_imagenet_as_it_is_zipped(tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------------
 # Measures
 
-RADII = SimpleNamespace(eps=16 / 255, step_size=3 / 255, seed=0, probe=20, method="adaad",
+RADII = SimpleNamespace(eps=16 / 255, step_size=3 / 255, seed=0, probe=20, eval_batch=128,
+                        method="adaad",
                         inner="student")
 
 def test_gradient_alignment():
@@ -632,7 +637,7 @@ def test_evaluation_is_what_the_table_says(monkeypatch):
     right, outcomes = S(x).argmax(1) == data.y_test, igdm.read(Path("outcomes.npz"))
     assert outcomes["clean"].tolist() == right.tolist() and {*outcomes} == {*cfg.attacks}
     assert metrics["clean"]["value"] == pytest.approx(100 * right.float().mean().item())
-    kept, few = igdm.read(Path("gradients.npz")), igdm.pick_test(data, 8)[0]
+    kept, few = igdm.read(Path("gradients.npz")), igdm.pick_test(data, 8, cfg)[0]
     for name, model in (("student", S), ("teacher@t", T)):
         gradient = igdm.input_gradient(model, x[few], data.y_test[few])
         close(torch.from_numpy(kept[name]).permute(0, 3, 1, 2), gradient, 1e-5, 1e-7)
@@ -677,11 +682,37 @@ def test_autoattack(classes, monkeypatch, caplog):
     y[:6] = (y[:6] + 1) % classes                               # wrong from the start
     for eps, robust in ((1e-6, [False] * 6 + [True] * 18), (0.5, [False] * 24)):
         with torch.no_grad():
-            outcome = igdm.autoattack(S, None, x, y, SimpleNamespace(eps=eps, seed=0), None)
+            cfg = SimpleNamespace(eps=eps, seed=0, eval_batch=9, out=Path(), of=eps)
+            outcome = igdm.autoattack(S, None, x, y, cfg, None)
         assert outcome["aa"].tolist() == robust
     said, names = caplog.text.lower(), ("apgd-ce", "apgd-t", "fab-t", "square")
     assert [name for name in names if f"after {name}:" in said] == [
         name for name in names if classes > 3 or name != "apgd-t"]
+
+def test_autoattack_goes_on_with_the_attack_it_was_in(tmp_path, monkeypatch):
+    """Hours lost; an attack left out; what AutoAttack warns of, in a log that nobody reads."""
+    done, stop = [], ["fab-t"]
+    class Fake:
+        def __init__(self, model, **settings):
+            self.apgd_targeted, self.fab = SimpleNamespace(), SimpleNamespace()
+            self.attacks_to_run = ["apgd-ce", "apgd-t", "fab-t", "square"]
+        def run_standard_evaluation(self, x, y, batch_size):
+            name, = self.attacks_to_run
+            if name in stop:
+                raise KeyboardInterrupt
+            done.append((name, len(x), batch_size))
+            logging.getLogger("auto-attack").warning("zero gradient")
+            return x, torch.where(torch.arange(len(x)) == 0, 1 - y, y)      # the first one falls
+    monkeypatch.setattr("pyautoattack.AutoAttack", Fake)
+    cfg = SimpleNamespace(out=tmp_path, eps=0.1, seed=0, eval_batch=3, of=1)
+    x, y = torch.rand(6, 1, 8, 8), torch.ones(6).long()
+    call = [lambda x: torch.zeros(len(x), 5), None, x, y, cfg, None]
+    with pytest.raises(KeyboardInterrupt):
+        igdm.autoattack(*call)
+    stop.clear()
+    assert igdm.autoattack(*call)["aa"].tolist() == [False] * 4 + [True] * 2
+    assert done == [("apgd-ce", 6, 3), ("apgd-t", 5, 3), ("fab-t", 4, 3), ("square", 3, 3)]
+    assert cfg.flags == ["zero gradient"]
 
 # --------------------------------------------------------------------------------------------------
 # Networks and their checkpoints
@@ -792,7 +823,9 @@ def test_robustbench_checkpoint_loads(arch, extra):
 
 @pytest.mark.parametrize("dataset, mean, std", [
     ("cifar10", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    ("cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))])
+    ("cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ("svhn", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ("tiny-imagenet", (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))])
 def test_published_networks_normalise_by_the_data_set(dataset, mean, std):
     """Mean and std exchanged, or of the other data set: a teacher a percent or two off."""
     model = models.build("wrn-10-1-silu", 3, 3, dataset)
@@ -840,30 +873,102 @@ def spoil(name):
         tensor = state["block3.layer.0.conv2.weight"].numpy().tobytes()
         data[data.find(tensor) + len(tensor) // 2] ^= 1
     path.write_bytes(dict(cut=data[:len(data) // 2], empty=b"", pickled=pickle.dumps(Hostile(), 2),
-                          page=b"\n <!DOCTYPE html><html>Too many users</html>").get(name, data))
-    return path
+                          page=b"\n <!DOCTYPE html><html>Too many users</html>",
+                          json=b'{"error": 403}', lfs=b"version https://git-lfs.github.com/spec/v1"
+                          ).get(name, data))
+    if name == "script":
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+    return path.rename("moved.pt").with_name("absent.pt") if name == "absent" else path
 
 @pytest.mark.parametrize("name, said", [
     ("hostile", "mkdir"), ("pickled", "mkdir"), ("page", "web page"), ("nan", "NaN"),
-    *((name, f"{name}.pt") for name in ("flipped", "cut", "empty", "lists"))])
+    ("lists", "no weights"), ("json", "JSON"), ("lfs", "Git LFS"), ("script", "TorchScript"),
+    *((name, f"{name}.pt") for name in ("flipped", "cut", "empty", "absent"))])
 def test_bad_checkpoint(name, said):
     """Code in a file run, damage loaded in silence, a traceback in place of one line."""
     path = spoil(name)
     with pytest.raises(UserError, match=said) as caught:
-        models.read_state_dict(path)
+        models.load_state(models.build("wrn-10-1", 10), path, "wrn-10-1")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not Path("ran").exists()
 
-@pytest.mark.parametrize("wrapper", [None, *models.WRAPPERS])
-@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.model."])
-def test_wrappers_and_prefixes(wrapper, prefix):
-    """Checkpoints of DataParallel, torch.compile and other people's scripts turned away."""
-    state = {prefix + "conv1.weight": torch.ones(2), prefix + "model_a.module.b": torch.ones(1)}
-    torch.save({"epoch": 3, wrapper: state} if wrapper else state, "c.pt")
-    assert [*models.read_state_dict("c.pt")] == ["conv1.weight", "model_a.module.b"]
+def behind(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+LAYOUTS = [     # what a file holds of the weights w and of others, r
+    lambda w, r: w, lambda w, r: {"epoch": 3, "state_dict": behind("module._orig_mod.", w)},
+    lambda w, r: {"model_state_dict": behind("module.0.", w),       # BDM-AT's authors
+                  "unaveraged_model_state_dict": behind("module.0.", r)},
+    lambda w, r: {"state_dict": behind("model.net.", w), "optimizer": {"state": {0: {"m": r}}}},
+    lambda w, r: {"model": r, "model_ema": w}, lambda w, r: {"state_dict": r, "state_dict_ema": w},
+    lambda w, r: {**behind("module.", w), "n_averaged": torch.tensor(4)},
+    lambda w, r: {**w, "step": 7}, lambda w, r: {"a": {"b": {"student": w}}},
+    lambda w, r: {**behind("student.", w), **behind("teacher.", {"fc.weight": torch.ones(3, 3)})},
+    lambda w, r: {k: v for k, v in w.items() if not k.endswith("num_batches_tracked")},
+    lambda w, r: {**w, "sub_block1.layer.0.bn1.weight": torch.ones(16)}]
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_checkpoints(layout):
+    """Files of other people's scripts turned away; raw weights in place of averaged ones."""
+    w, r = (shaken(models.build("wrn-10-1", 10)).state_dict() for _ in range(2))
+    torch.save(layout(w, r), "c.pt")
+    model = models.load_state(models.build("wrn-10-1", 10), "c.pt", "wrn-10-1")
+    assert all(torch.equal(v, w[k]) for k, v in model.state_dict().items()
+               if not k.endswith("num_batches_tracked"))
+
+@pytest.mark.parametrize("arch", ["wrn-10-1", "wrn-10-1-silu"])
+@pytest.mark.parametrize("names", [("0.mean", "0.std", "1."), ("mu", "sigma", "")])
+def test_normalisation_in_a_checkpoint(arch, names):
+    """A teacher that sees other inputs than it was trained on, a student.pt that forgets them."""
+    net, x = shaken(models.build(arch, 10)).eval(), torch.rand(2, 3, 16, 16)
+    mean, std = torch.rand(2, 3, 1, 1) + 0.5
+    torch.save({names[0]: mean, names[1]: std[None], **behind(names[2], net.state_dict())}, "c.pt")
+    model = models.load_state(models.build(arch, 10), "c.pt", arch).eval()
+    if arch.endswith("silu"):
+        net.mean.copy_(mean), net.std.copy_(std)
+    close(model(x), net(x if arch.endswith("silu") else (x - mean) / std), 1e-3, 1e-5)
+    torch.save(models.weights(model), "kept.pt")
+    again = models.load_state(models.build(arch, 10), "kept.pt", arch).eval()
+    close(again(x), model(x), 1e-3, 1e-5)
+    close(models.fold(again)(x), model(x), 1e-3, 1e-5)
+
+def test_safetensors_and_names_within_names():
+    """A format refused as damage; keys stripped of a prefix that is a part of their name."""
+    net = nn.ModuleDict({"c": nn.Linear(2, 2), "model": nn.ModuleDict({"c": nn.Linear(2, 2)})})
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    safetensors.torch.save_file(models.weights(net), "c.safetensors")
+    torch.save(state, "c.pt")
+    for path in "c.safetensors", "c.pt":
+        for p in net.parameters():
+            p.data.zero_()
+        models.load_state(net, path, "net")
+        assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+@pytest.mark.parametrize("first", ["whole", "cut", "page", "missing"])
+def test_download(first, tmp_path, monkeypatch):
+    """Half a download, or a page, taken for the teacher; the second address not tried."""
+    torch.save(dict(w=torch.ones(999)), "whole")
+    whole = Path("whole").read_bytes()
+    files = {"/whole": whole, "/cut": whole[:500], "/page": b"<html>", "/second": whole}
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path in files else 404), self.end_headers()
+            self.wfile.write(files.get(self.path, b"none"))
+        log_message = print
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        path = models.fetch([f"{at}/{first}", f"{at}/second"], tmp_path / "new/t.pt")
+        assert torch.equal(models.read_file(path)["w"], torch.ones(999))
+        assert os.listdir(tmp_path / "new") == ["t.pt"]
+        if first != "whole":
+            with pytest.raises(UserError, match=f"{first}.*none.*put it at.*u.pt"):
+                models.fetch([f"{at}/{first}", f"{at}/none"], tmp_path / "new/u.pt")
+        server.shutdown()
 
 @pytest.mark.parametrize("arch, classes, change, said", [
-    ("wrn-10-1", 100, {}, "10 classes"), ("wrn-10-2", 10, {}, "wrn-10-2"), ("rn18", 10, {}, "rn18"),
+    ("wrn-10-1", 100, {}, "fc.weight is"), ("wrn-10-2", 10, {}, "wrn-10-2"),
+    ("rn18", 10, {}, "rn18"),
     ("wrn-10-1", 10, {"more": torch.ones(1)}, "more"), ("wrn-10-1", 10, {"fc.bias": None}, "bias"),
     ("wrn-10-1", 10, {"mean": torch.ones(3)}, "mean")])
 def test_checkpoint_of_another_model(arch, classes, change, said):
@@ -872,23 +977,6 @@ def test_checkpoint_of_another_model(arch, classes, change, said):
     torch.save({k: v for k, v in state.items() if v is not None}, "c.pt")
     with pytest.raises(UserError, match=said):
         models.load_state(models.build(arch, classes), "c.pt", arch)
-
-@pytest.mark.parametrize("sent", [b"<html>", b"PK\3\4cut", OSError("quota\nexceeded"), None])
-def test_download(sent, tmp_path, monkeypatch):
-    """Half a download taken for the teacher the next time; a second one of what is there."""
-    def download(id, output):
-        torch.save(dict(id=id), output) if sent is None else Path(output).write_bytes(
-            sent if isinstance(sent, bytes) else b"half")
-        if isinstance(sent, OSError):
-            raise sent
-    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
-    if sent is None:
-        path = models.fetch("ID", tmp_path / "t.pt")
-        assert models.read_file(models.fetch("other", path)) == dict(id="ID")
-    else:
-        with pytest.raises(UserError, match="t.pt.*drive.google.com/uc.id=ID"):
-            models.fetch("ID", tmp_path / "t.pt")
-        assert not os.listdir(tmp_path)
 
 # --------------------------------------------------------------------------------------------------
 # What a user gets wrong
@@ -986,6 +1074,22 @@ def test_a_transformer(odd):
     torch.backends.mha.set_fastpath_enabled(True)
     assert run("runs/x", **ALONE | dict(student="odd:vit", probe=8)) == 0
 
+def test_images_out_of_range():
+    """Normalised images, the usual mistake, attacked far outside the ball."""
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        igdm.pgd(nn.Flatten(), torch.randn(2, 1, 8, 8), torch.sum)
+
+def test_words_before_hours(whole, odd, capsys):
+    """A useless teacher, probabilities for logits, a class that is not there, in silence."""
+    odd("self.plain(x).softmax(1)")
+    torch.save(models.build("wrn-10-1", 10, 1).state_dict(), "a,b.pt")
+    assert run("runs/words", student="odd:net", teacher="a,b.pt", teacher_arch="wrn-10-1") == 0
+    err = capsys.readouterr().err
+    assert "student odd:net gives probabilities" in err and "a,b.pt is near chance" in err
+    np.savez("one.npz", **arrays(y_train=np.arange(24) % 3 + 1, y_test=np.arange(12) % 3 + 1))
+    igdm.load_data("one.npz", Path())
+    assert "label 0" in capsys.readouterr().err
+
 # --------------------------------------------------------------------------------------------------
 # Whole runs
 
@@ -1081,6 +1185,7 @@ def test_finished_run_returns_at_once(whole):
     shutil.copytree("runs/a", "runs/more")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(igdm, "train", None)
+        patch.setattr(igdm, "introduce", lambda *_: None)
         patch.setattr(igdm, "accuracy", lambda *_: 1 / 0)
         assert run("runs/more") == 0
     assert run("runs/more", attacks="clean,pgd,fgsm") == 0
@@ -1105,7 +1210,8 @@ def test_another_run_is_refused(whole, capsys):
 def test_every_setting_makes_a_run_another():
     """A setting that the comparison with a folder's run lacks."""
     others = {"data_dir", "limit_test", "teacher", "teacher_arch", "teacher_epochs", "attacks",
-              "aa_n", "probe", "eval_only", "report", "benchmark", "out", "device", "threads"}
+              "aa_n", "probe", "eval_only", "report", "benchmark", "out", "device", "threads",
+              "eval_batch"}
     flags = {action.dest for action in igdm.make_parser()._actions if "." not in action.dest}
     assert flags - {"help"} - others == {*igdm.TRAINING} - {"constants"}
 
@@ -1153,7 +1259,7 @@ def test_eval_only(whole, capsys):
         assert after[f"{name}@{teacher}"] == before[f"{name}@pgd-at"]
     assert after["gd@runs/a/student.pt"]["value"] == pytest.approx(0, abs=1e-4)
     assert igdm.main(argv(**EVAL, out=teacher.parent)) == run("runs/e") == 2
-    assert len(re.findall("holds an? (training|evaluation)", capsys.readouterr().err)) == 2
+    assert len(re.findall("holds a(nother)? (training|run)", capsys.readouterr().err)) == 2
 
 def test_benchmark(whole, capsys):
     """A benchmark that leaves a folder behind, or other text than its JSON."""
@@ -1342,9 +1448,8 @@ def test_report_beside_the_paper(reported):
     assert row["aa"] == "21 ± 1.4 / 24.77" and row["gd"].startswith("0.205 ± 0.0071 / ")
 
 def test_report_has_pictures(reported):
-    """Curves or gradients that are not drawn, or not shown."""
+    """Curves or gradients that are not drawn."""
     drawn = {path.relative_to("runs").as_posix() for path in Path("runs").glob("*/*.png")}
     runs = [f"{name}-s{seed}" for name in NAMES[:2] for seed in (0, 1)]
     assert drawn == {f"{run}/curves.png" for run in [*runs, "other-s0"]} | {
         f"{run}/gradients.png" for run in runs[2:]}
-    assert all(f"({picture})" in reported for picture in drawn)
