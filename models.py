@@ -182,7 +182,7 @@ def build(arch, classes, channels=3, dataset=None):
     module, function = arch.split(":", 1)
     if sys.path[0] != os.getcwd():  # `python elsewhere/igdm.py` looks beside the script first
         sys.path.insert(0, os.getcwd())
-    with explained(f"architecture {arch!r} failed", "`models` and `igdm` are this program's own"):
+    with explained(f"architecture {arch!r} failed"):
         model = getattr(importlib.import_module(module), function)(num_classes=classes)
         assert isinstance(model, nn.Module), f"it gave {type(model).__name__}, not an nn.Module"
         return model
