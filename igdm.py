@@ -9,7 +9,7 @@ f(x-delta) of student and teacher; both are locally linear, so their input gradi
     python igdm.py --eval-only runs/NAME/student.pt --teacher bdm,ltd,ikl   # measure a checkpoint
     bash run_all.sh; python igdm.py --report runs                           # every table
 
-Where the paper is, numbered as in the ICLR version:
+Where the ICLR version stands:
 
     eq. 3-8       L_IGDM                              igdm_loss
     eq. 9         L = L_base + T(alpha) L_IGDM        losses
@@ -519,17 +519,17 @@ def rehearse(S, teachers, data, cfg):
     """Try on 2 images all that a run will do. UserError with network and stage."""
     x, y, T = to_float(data.x_train[:2]), data.y_train[:2], teachers.get(cfg.teacher)
     set_backends("fp32", fixed_shapes=False)
-    tiny = Data(*(part[:2] for part in data[:2] * 2), data.classes)
-    small = argparse.Namespace(**vars(cfg) | dict(steps=min(cfg.steps, 1), probe=2, compile=False))
-    student, trained = f"student {cfg.student}", S
-    for role, net in (student, S), *((f"teacher {name}", net) for name, net in teachers.items()):
+    tiny, student = Data(*(p[:2] for p in data[:2] * 2), data.classes), f"student {cfg.student}"
+    small = argparse.Namespace(**vars(cfg) | dict(steps=min(cfg.steps, 1), probe=1, compile=False))
+    roles = [(student, S, x), *((f"teacher {name}", net, x[:1]) for name, net in teachers.items())]
+    for role, net, few in roles:
         with models.explained(f"{role} in eval mode"), eval_mode(net):
-            logits = checked(net, x, data.classes)
+            logits = checked(net, few, data.classes)
         if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-4:
             warn(f"{role} gives probabilities, not logits")
         with models.explained(f"{role}, copied and folded"):
-            checked(frozen := models.fold(net), x, data.classes, logits)
-            input_gradient(frozen, x, y)
+            checked(frozen := models.fold(net), few, data.classes, logits)
+            input_gradient(frozen, few, y[:len(few)])
     if not cfg.eval_only:
         with models.explained(f"{student} in a training step of {cfg.method}"):
             trained, sums = copy.deepcopy(S).train(), torch.zeros(2, device=x.device)
@@ -541,7 +541,7 @@ def rehearse(S, teachers, data, cfg):
             refuse(not sums.isfinite().all(), "the loss is not finite")
         with models.explained(f"{student} after a training step"):
             for p in trained.parameters():
-                p.data += 0.01 * torch.randn_like(p)  # unlike S's, which loaded has
+                p.data += (torch.rand_like(p) - 0.5) / 50  # loaded has S's
             copies = models.fold(trained), models.fold(trained, models.fold(S))
             before, loaded = fingerprint(trained.state_dict()), copy.deepcopy(S).eval()
             refuse(fingerprint(trained.eval().state_dict()) != before, "eval() changes its weights")
@@ -552,7 +552,7 @@ def rehearse(S, teachers, data, cfg):
             for net in *copies, loaded:
                 checked(net, x, data.classes, logits)
     with models.explained(f"{student} in what is measured"):
-        probe(trained, None, tiny, small)
+        probe(S if cfg.eval_only else trained, None, tiny, small)
 
 # ----------------------------------------------------------------------
 # The paper's constants
@@ -1005,7 +1005,7 @@ def resolve(argv):
     return cfg
 
 def resolve_device(cfg):
-    """Device, precision, compilation; not bf16 for others' networks, nor so for their heads."""
+    """Device, precision, compilation; not bf16 for others' networks, heads and all."""
     cfg.device = "cuda:0" if cfg.device == "cuda" else cfg.device
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     refuse(cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}")
@@ -1166,5 +1166,5 @@ def main(argv=None):
     return code
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # for paths on an ASCII terminal
+    sys.stdout.reconfigure(errors="backslashreplace")  # for ASCII terminals
     sys.exit(main())
