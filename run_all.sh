@@ -446,9 +446,7 @@ work() {        # K GPU: the runs K, K + workers, K + 2 workers, ...
     [[ $2 = any ]] || export CUDA_VISIBLE_DEVICES=$2
     for i in "${!commands[@]}"; do
         out=${commands[i]##* } command=(bash -c "exec ${commands[i]}")
-        if [[ $out = */d*-teacher-s0 ]]; then               # the runs after it read it
-            until do_run "$out" .done "${command[@]}"; ((code != 75)); do sleep 30 & wait $!; done
-        elif ((i % workers == $1)); then
+        if ((i % workers == $1)); then
             do_run "$out" .done "${command[@]}"
             ((code)) || [[ $in_table_9 != *" $out "* ]] || measure_ood "$out"
         fi
@@ -484,9 +482,13 @@ failed=$(mktemp) pids='' stopped=0
 trap 'rm -f "$failed"' EXIT
 trap 'kill $(jobs -p) 2>/dev/null; wait; say "stopped; the same command goes on"; exit 130' INT
 trap 'kill $(jobs -p) 2>/dev/null; wait; say "stopped; the same command goes on"; exit 143' TERM
+[[ ! $wanted =~ \ (digits|demo) ]] || GPUS=${GPUS:-any any}       # two at a time, with a thread each
 read -ra gpus <<<"${GPUS:-any}"
 workers=$((${#gpus[@]} * ${SLURM_ARRAY_TASK_COUNT:-1}))
 first=$((${#gpus[@]} * (${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0})))
+for command in "${commands[@]}"; do          # first the teachers that the runs after them read
+    [[ $command != */d*-teacher-s0 ]] || do_run "${command##* }" .done bash -c "exec $command"
+done
 for k in "${!gpus[@]}"; do
     work $((first + k)) "${gpus[k]}" &
     pids+=" $!"
