@@ -945,13 +945,13 @@ def make_parser():
     add("--attacks", default=",".join(ATTACKS), help=f"default {','.join(ATTACKS)}")
     add("--aa-n", type=count, metavar="N", help="images for AutoAttack (default all)")
     add("--probe", type=natural, metavar="N", help="images measured each epoch")
-    add("--eval-batch", type=count, default=128, metavar="N", help="of measures (default 128)")
-    add("--eval-only", metavar="CKPT", help="measure a checkpoint or teacher")
+    add("--eval-batch", type=count, default=128, metavar="N", help="default 128")
+    add("--eval-only", metavar="CKPT", help="measure a checkpoint")
     add("--report", type=Path, metavar="DIR", help="write DIR/report.md")
     add("--benchmark", type=count, metavar="N", help="time N training steps")
-    add("--out", type=Path, help="folder (default runs/NAME)")
+    add("--out", type=Path, help="default runs/NAME")
     add("--precision", choices=("fp32", "tf32", "bf16"), help="of training")
-    add("--compile", action=argparse.BooleanOptionalAction, help="default: where bf16 is")
+    add("--compile", action=argparse.BooleanOptionalAction, help="default as bf16")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=number(1, 1024, int), help="on the CPU")
     return p
@@ -1130,10 +1130,10 @@ def run(argv, wait=False):
         if T is not None:
             training["teacher_weights"] = fingerprint(T.state_dict())[:16]
             check_folder(cfg, training)
-        student = cfg.out / "student.pt"
-        if not student.exists():
-            write(cfg.out / "config.json", dict(training={} if cfg.eval_only else training,
-                                                settings=vars(cfg), environment=environment(cfg)))
+        student, config = cfg.out / "student.pt", cfg.out / "config.json"
+        if not (config if cfg.eval_only else student).exists():
+            write(config, dict(training={} if cfg.eval_only else training, settings=vars(cfg),
+                               environment=environment(cfg)))
         if not cfg.eval_only and student.exists():
             models.load_state(S, student, cfg.student)
         elif not cfg.eval_only:
