@@ -517,9 +517,11 @@ def checked(net, x, classes, expected=None):
 
 def rehearse(S, teachers, data, cfg):
     """Try on 2 images all that a run will do. UserError with network and stage."""
-    x, y, T = to_float(data.x_train[:2]), data.y_train[:2], teachers.get(cfg.teacher)
     set_backends("fp32", fixed_shapes=False)
-    tiny, student = Data(*(p[:2] for p in data[:2] * 2), data.classes), f"student {cfg.student}"
+    ours = all(isinstance(net, models.Net) for net in (S, *teachers.values()))
+    images, y = data.x_train[:2, :, :32, :32] if ours else data.x_train[:2], data.y_train[:2]
+    tiny, x = Data(images, y, images, y, data.classes), to_float(images)
+    student, T = f"student {cfg.student}", teachers.get(cfg.teacher)
     small = argparse.Namespace(**vars(cfg) | dict(steps=min(cfg.steps, 1), probe=1, compile=False))
     roles = [(student, S, x), *((f"teacher {name}", net, x[:1]) for name, net in teachers.items())]
     for role, net, few in roles:
@@ -1067,9 +1069,8 @@ def pgd_at_teacher(cfg, images):
     return out / "student.pt"
 
 def set_backends(precision, fixed_shapes):
-    """TF32 in convolutions where precision says so; never in the matrix product of a last layer."""
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False  # of a last layer
     torch.backends.cudnn.benchmark = fixed_shapes
 
 TRAINING = (  # what makes a training this one; images, teacher's weights, threads are added
@@ -1078,7 +1079,6 @@ TRAINING = (  # what makes a training this one; images, teacher's weights, threa
     "steps", "seed", "precision", "compile")
 
 def check_folder(cfg, training):
-    """UserError if cfg.out holds another run."""
     before = config_beside(cfg.out / "config.json")
     if cfg.eval_only:
         other = before and Path(cfg.eval_only).resolve().parent != cfg.out.resolve()
