@@ -1160,7 +1160,7 @@ def main(argv=None):
         compiler = isinstance(error, torch._dynamo.exc.TorchDynamoException)
         if not compiler and not models.out_of_memory(error):
             raise
-        advice = "--no-compile" if compiler else "a smaller --batch or --eval-batch"
+        advice = "--no-compile" if compiler else "smaller --batch in training, else --eval-batch"
         code, message = 2, f"error: try {advice}: {models.one_line(error)}"
     print(f"igdm.py: {message}", file=sys.stderr)
     return code

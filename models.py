@@ -35,7 +35,7 @@ def explained(what, advice=""):
     """UserError "what (error): advice" in place of any error inside, but for a lack of memory."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise
         raise UserError(f"{what} ({one_line(error)})" + (advice and f": {advice}")) from error
