@@ -518,7 +518,7 @@ def checked(net, x, classes, expected=None):
 def rehearse(S, teachers, data, cfg):
     """Try on 2 images all that a run will do. UserError with network and stage."""
     set_backends("fp32", fixed_shapes=False)
-    ours = all(isinstance(net, models.Net) for net in (S, *teachers.values()))
+    ours = all(map(models.ours, (S, *teachers.values())))
     images, y = data.x_train[:2, :, :32, :32] if ours else data.x_train[:2], data.y_train[:2]
     tiny, x = Data(images, y, images, y, data.classes), to_float(images)
     student, T = f"student {cfg.student}", teachers.get(cfg.teacher)

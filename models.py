@@ -52,15 +52,16 @@ NORMALISATION = {   # (mean, std) inside the published SiLU networks, by data se
 def conv(n_in, n_out, kernel=3, stride=1, groups=1):
     return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
 
-def stack(block, count, n_in, n_out, stride):
-    """count residual blocks, the first of which changes width and resolution."""
+def stack(block, count, n_in, n_out, stride):  # the first changes width and resolution
     rest = (block(n_out, n_out, 1) for _ in range(count - 1))
     return nn.Sequential(block(n_in, n_out, stride), *rest)
 
-class Net(nn.Sequential):
-    """Parts that run one after the other, under their published names."""
+class Net(nn.Sequential):  # parts that run one after the other, under their published names
     def __init__(self, **parts):
         super().__init__(OrderedDict(parts))
+
+def ours(model):  # also behind a normalisation
+    return isinstance(model, Net) and isinstance(getattr(model, "net", model), Net)
 
 class Block(Net):
     """Two 3x3 convolutions, batch norm after each (He et al. 2016a)."""
@@ -196,7 +197,7 @@ def fold(model, into=None, precision="fp32"):
     into it, and the convolutions are in bf16 if precision is (in networks of others neither).
     into: an earlier copy, renewed in place."""
     pairs, convs = {}, []
-    for path, module in model.named_modules() if isinstance(model, Net) else ():
+    for path, module in model.named_modules() if ours(model) else ():
         parts = [(f"{path}.{name}".lstrip("."), part) for name, part in module.named_children()]
         convs += [name for name, part in parts if isinstance(part, nn.Conv2d)]
         pairs.update((name, bn) for (name, first), (bn, second) in zip(parts, parts[1:])
@@ -221,8 +222,7 @@ def fold(model, into=None, precision="fp32"):
             copies[name].copy_(value)
     return into
 
-class Mixed(Net):
-    """network= under bf16 autocast; parameters and logits stay float32."""
+class Mixed(Net):  # network= under bf16 autocast; parameters and logits stay float32
     def forward(self, x):
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             return self.network(x).float()
