@@ -11,18 +11,17 @@ f(x-delta) of student and teacher; both are locally linear, so their input gradi
 
 Where the ICLR version stands:
 
-    eq. 3-8       L_IGDM                              igdm_loss
-    eq. 9         L = L_base + T(alpha) L_IGDM        losses
-    eq. 10        point-wise distance (table 5)       point_wise
-    eq. 11        direct gradient matching            MATCH
-    eq. 14-17     the base methods, inner and outer   attack_*, loss_*, METHODS
-    algorithm 1   one step                            train_step
-    figure 2      proportion of the remainder         remainder
-    table 1       teachers                            TEACHERS
-    table 4       GD and GC                           gradient_alignment
-    tables 6, 8   attack without T; AdaAD's lambda    --inner student, --adaad-lambda
-    table 16      TRADES-like terms                   MATCH
-    B.1, B.2      schedules; alpha                    DATASETS, ALPHA
+    eq. 3-8       L_IGDM                          igdm_loss
+    eq. 9         L = L_base + T(alpha) L_IGDM    losses
+    eq. 10        point-wise distance (table 5)   point_wise
+    eq. 11        direct matching; table 16's     MATCH
+    eq. 14-17     base methods, inner and outer   attack_*, loss_*, METHODS
+    algorithm 1   one step                        train_step
+    figure 2      proportion of the remainder     remainder
+    table 1       teachers                        TEACHERS
+    table 4       GD and GC                       gradient_alignment
+    tables 6, 8   attack without T; lambda        --inner student, --adaad-lambda
+    B.1, B.2      schedules; alpha                DATASETS, ALPHA
 """
 import argparse
 import contextlib
@@ -54,7 +53,7 @@ from tqdm import tqdm
 
 import models       # touched inside functions only: `from igdm import pgd` works beside another
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # The method. o is a Step; cfg, what resolve makes of the flags.
 
 def kl(s, t, reduction="batchmean"):
@@ -96,7 +95,6 @@ class Step:
         return torch.autograd.grad(loss, self.x, create_graph=True)[0]
 
 # Inner maximisation, eq. 14-17: (S, Step) -> objective of x_adv. S is frozen; o.S is trained.
-
 def attack_ce(S, o):
     return lambda x_adv: F.cross_entropy(S(x_adv), o.y)
 
@@ -112,7 +110,6 @@ def attack_adaad(S, o):
     return lambda x_adv: kl(S(x_adv), o.T(x_adv))  # the gradient goes through both networks
 
 # Outer minimisation: (o, constants) -> L_base.
-
 def loss_pgd_at(o):
     return F.cross_entropy(o.s_adv, o.y)
 
@@ -242,7 +239,7 @@ def input_gradient(model, x, y):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # Training
 
 def losses(o, cfg, epoch):
@@ -310,7 +307,6 @@ def train(S, T, data, cfg):
     if last.exists():
         state = models.read_file(last)
         with models.explained(f"{last} is of another network, or version"):
-            assert not state.get("step"), "left inside an epoch"
             S.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         write(cfg.out / "log.jsonl", log := state["log"])  # the file may be an epoch ahead
@@ -323,8 +319,6 @@ def train(S, T, data, cfg):
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         set_backends(cfg.precision, fixed_shapes=True)
         started = time.monotonic()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         for i in tqdm(range(steps), f"epoch {epoch}/{cfg.epochs}", leave=False, disable=None):
             g = generator(device, cfg.seed, epoch, i)  # a step's randomness is its place's
             torch.manual_seed(g.initial_seed())  # for dropout in others' networks
@@ -360,11 +354,10 @@ def benchmark(S, T, data, cfg):
         sums.tolist()  # waits for the device
         times.append(time.monotonic())
     step = float(np.median(np.diff(times[2:])))
-    return dict(step_ms=1e3 * step, images_per_second=cfg.batch / step,
-                epoch_seconds=len(data.y_train) // cfg.batch * step,
-                memory_mib=torch.cuda.max_memory_allocated() / 2**20, **environment(cfg))
+    return dict(step_ms=1e3 * step, memory_mib=torch.cuda.max_memory_allocated() / 2**20,
+                **environment(cfg))
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # Measures: (S, T, x, y, cfg, g) -> {metric: (N,), a value for each image}
 ATTACKS = "clean", "fgsm", "pgd", "cw", "aa"
 
@@ -556,7 +549,7 @@ def rehearse(S, teachers, data, cfg):
     with models.explained(f"{student} in what is measured"):
         probe(S if cfg.eval_only else trained, None, tiny, small)
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # The paper's constants
 
 class Dataset(NamedTuple):
@@ -571,15 +564,14 @@ class Dataset(NamedTuple):
     default_teacher: str | None = "pgd-at"  # a key of TEACHERS, or a PGD-AT run of this script
     default_arch: str = "wrn-34-10"         # a teacher's, if none is given
     cw_restarts: int = 10
-    aa_n: int | None = None                 # images for AutoAttack: all
+    aa_n: int | None = None                 # for AutoAttack: all
 
 DATASETS = {
-    "cifar10": Dataset(default_teacher="bdm"),
-    "cifar100": Dataset(default_teacher="bdm"),
+    "cifar10": Dataset(default_teacher="bdm"), "cifar100": Dataset(default_teacher="bdm"),
     "svhn": Dataset(schedule=(50, (40, 45))),  # the authors' later code: no crop, no flip
     "tiny-imagenet": Dataset(schedule=(100, (50, 80)), student="parn18", default_teacher=None),
     "digits": Dataset(schedule=(12, (8, 11)), batch=64, eps=24 / 255, augment="crop", aa_n=100,
-                      student="mnv2", default_arch="wrn-10-2", cw_restarts=2),  # ours: 8x8
+                      student="mnv2", default_arch="wrn-10-2", cw_restarts=2),  # ours
 }
 RSLAD = dict.fromkeys([("rslad", "cifar10"), ("rslad", "cifar100")], (300, (215, 260, 285)))
 
@@ -615,7 +607,7 @@ ALPHA = {      # B.2
     ("digits", "mnv2", "pgd-at"):        (1, 1, 1, 1, 1, 1, 1),     # ours
 }
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # Data: loaded once, kept as uint8 on the device, cropped and flipped there in batch
 
 class Data(NamedTuple):
@@ -670,8 +662,6 @@ def read_npz(path):
                   and 1 <= y_train.max() < 2**16 and y.max() <= y_train.max())
         refuse(not (images and labels), f"{path} has {x.dtype} {x.shape} and {y.dtype} {y.shape}: "
                "images are uint8 (N, H, W[, 1 or 3]) from 8x8, labels integers from 0 of 2 classes")
-    if y_train.min() > 0:
-        warn(f"{path}: no training image has label 0")
     return arrays
 
 def balanced_subset(y, n):
@@ -725,7 +715,7 @@ def augment(x, kind, g):
 def to_float(x):  # to [0, 1]
     return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # A run's files. A kill at any moment loses at most the epoch, or metric, in progress.
 
 def warn(message):
@@ -789,7 +779,7 @@ def environment(cfg):
     gpu = None if cfg.device == "cpu" else torch.cuda.get_device_name(cfg.device)
     return found | dict(gpu=gpu, platform=sys.platform, threads=torch.get_num_threads())
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # Report: what runs have left, beside the paper's values, whose only home is run_all.sh
 
 def read_run(folder):
@@ -816,7 +806,7 @@ def table(title, head, rows):
     return ["", f"## {title}", "", *(f"| {' | '.join(line)} |" for line in lines)]
 
 def spread(values, error=False):
-    """Mean and standard deviation, or standard error, as text; "" without values."""
+    """Mean ± standard deviation, or error, as text; "" without values."""
     values = [value for value in values if value is not None]
     if len(values) < 2:
         return f"{values[0]:.4g}" if values else ""
@@ -853,7 +843,7 @@ def runs_table(runs):
     return table("All runs", ["run", "seeds", *metrics], lines)
 
 def curves(run):
-    """Write curves.png beside a run's log: what it has logged after each epoch."""
+    """Write curves.png beside a run's log: its values after each epoch."""
     from matplotlib.figure import Figure
     metrics = [m for m in ("loss", "clean", "pgd10", "gd", "gc", "remainder") if m in run.log[0]]
     fig = Figure((3 * len(metrics), 3), layout="constrained")
@@ -867,39 +857,48 @@ def gradients(base, run):
     from matplotlib.figure import Figure
     b, r = (read(each.folder / "gradients.npz") for each in (base, run))
     t = next(r[key] for key in r if key.startswith("teacher@"))
-    names, columns = ["image", "teacher", base.name, run.name], [r["images"], t]
-    columns += [b["student"], r["student"]]
-    fig = Figure((9, 9), layout="constrained")
-    for (i, k), ax in np.ndenumerate(fig.subplots(min(4, len(t)), 4, squeeze=False)):
-        image = columns[k][i]
+    columns = {"image": r["images"], "teacher": t, base.name: b["student"], run.name: r["student"]}
+    fig = Figure((8, 6.5), layout="constrained")
+    for (i, k), ax in np.ndenumerate(fig.subplots(min(3, len(t)), 4, squeeze=False)):
+        name, image = list(columns)[k], list(columns.values())[k][i]
         cosine = (image * t[i]).sum() / (np.linalg.norm(image) * np.linalg.norm(t[i]) + 1e-30)
         shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) + 1e-30) if k else image
         ax.imshow(shown.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
-        ax.set(xticks=[], yticks=[], title="" if i else names[k], xlabel=f"{cosine:.2f}" * (k > 1))
+        ax.set(xticks=[], yticks=[], title="" if i else name, xlabel=f"{cosine:.2f}" * (k > 1))
     fig.savefig(run.folder / "gradients.png")
 
+def robustness(runs, path):
+    """Write a picture: AutoAttack of all runs, mean ± deviation over seeds."""
+    from matplotlib.figure import Figure
+    runs = [run for run in runs if "aa" in run.values]
+    names = sorted({run.name for run in runs}, reverse=True)
+    ax = Figure((8, 1 + len(names) / 5), layout="constrained").subplots()
+    for name in names:
+        values = [run.values["aa"] for run in runs if run.name == name]
+        ax.errorbar([np.mean(values)], [name.split("+")[0]], fmt="C1o" if "+" in name else "C0o",
+                    xerr=[np.std(values, ddof=len(values) > 1)])
+    ax.set(xlabel="AutoAttack, %. Orange: IGDM")
+    if names:
+        ax.figure.savefig(path)
+
 def report(root):
-    """Print root's runs; write root/report.md with the paper's tables, pictures beside logs."""
+    """Print root's runs; write report.md with the paper's tables, pictures beside logs."""
     runs = []
     for path in sorted(root.glob("*/result.json")):
-        with contextlib.suppress(Exception):  # another program's
+        with contextlib.suppress(Exception):  # not ours
             runs.append(read_run(path.parent))
     for run in runs:
-        with contextlib.suppress(Exception):  # no log, no teacher, or not measured as yet
+        with contextlib.suppress(Exception):  # no log, no teacher, not measured yet
             curves(run)
             gradients(next(base for base in runs if is_base(base, run)), run)
-    lines = runs_table(runs)
-    print(*lines, sep="\n")
-    lines += paper_tables(runs)
-    (root / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    robustness(runs, root / "autoattack.png")
+    print(*(lines := runs_table(runs)), sep="\n")
+    text = "\n".join([*lines, *paper_tables(runs), ""])
+    (root / "report.md").write_text(text, encoding="utf-8")
     print(f"\n{root / 'report.md'}: {len(runs)} runs")
 
-# ----------------------------------------------------------------------
+# ------------------------------------------------
 # Command line
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):  # one line, without the usage
-        raise models.UserError(message)
 
 def number(low, high=math.inf, kind=lambda text: float(Fraction(text))):  # an argparse type
     def number(text):
@@ -910,7 +909,8 @@ def number(low, high=math.inf, kind=lambda text: float(Fraction(text))):  # an a
     return number
 
 def make_parser():
-    p = Parser(prog="igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    p = argparse.ArgumentParser("igdm.py", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    p.error = partial(refuse, True)  # one line, without the usage
     add, count, natural = p.add_argument, number(1, kind=int), number(0, kind=int)
     real, positive, radius = number(0, 1e30), number(1e-9, 1e30), number(1e-9, 1)
     add("--method", choices=METHODS, default="rslad", help="default rslad")
@@ -1051,7 +1051,7 @@ def introduce(name, T, data, cfg):
     clean = 100 * right.double().mean().item()
     print(f"teacher {name}: {clean:.1f} % of {len(right)} clean test images", flush=True)
     if clean < 150 / data.classes or known and abs(clean - known) > 10:
-        warn(f"{name} is far from table 1's {known} %" if known else f"{name} is near chance")
+        warn(f"{name} is far from table 1's {known}" if known else f"{name} is near chance")
 
 def pgd_at_teacher(cfg, images):
     """The checkpoint of a run of PGD-AT beside cfg.out, which is made first."""

@@ -5,25 +5,24 @@
 #   bash run_all.sh                      tables 1 to 18 and the figures, one run after the other
 #   bash run_all.sh 2 f4                 these alone; the names of runs can be given too
 #   bash run_all.sh 2 --seeds "0 1 2"    each training run once a seed; teachers once
-#   bash run_all.sh demo                 ARD without and with IGDM on a laptop; digits: all eight methods
+#   bash run_all.sh demo                 ARD without and with IGDM on a laptop; digits, ten: more methods
 #   bash run_all.sh --smoke              every kind of run in miniature, on digits and the CPU, in minutes
 #   bash run_all.sh --list 2             the commands; | xargs -P4 -I{} sh -c '{}' runs four at a time
 #   bash run_all.sh --paper              what the paper prints: table, run, teacher, metric, value
 #   GPUS="0 1 2 3" bash run_all.sh       a worker on each of these GPUs
 #   sbatch --array=0-31 run_all.sh       32 workers, from this folder; the same again until all is finished
 #
-# Output goes to runs/NAME-sSEED/output.txt. Finished runs are skipped, busy ones passed over, failed ones
-# named at the end. Ctrl-C and SIGTERM lose at most the epoch in progress; the same command goes on. Before
-# several workers, "bash run_all.sh 1" once fetches data and teachers, and trains SVHN's.
-# PYTHON: the interpreter. OOD_PYTHON: one with OODRobustBench. EXTRA="--threads 4": flags for every command.
-# RIFT: RiFT's checkpoint for Tiny-ImageNet, a path; it is on no hub. Without it a PGD-AT teacher stands in.
+# Output: runs/NAME-sSEED/output.txt. Finished runs are skipped, busy ones passed over, failed ones named at
+# the end. A stop loses at most an epoch. Before several workers, "bash run_all.sh 1" fetches data
+# and teachers. PYTHON, OOD_PYTHON: interpreters, the second with OODRobustBench. EXTRA: flags for all runs.
+# RIFT: path of RiFT's checkpoint for Tiny-ImageNet, on no hub; without it a PGD-AT teacher stands in.
 
 # A block is a table as the paper prints it: metrics | columns | flags, then a line a run. A column and a line
 # make the name, cifar100-rn18-bdm-ard+igdm: data set, student, teacher, method. The name gives the flags, and
 # more can end the line. A line without values can name several runs. A run of several tables is run once.
 # The tables differ in places. AdaAD's AA with BDM-AT: 28.06 (tables 2, 4, 6), 27.82 (8). Clean accuracy at
 # the same alpha: pgd-at+igdm 60.83 (2), 60.68 (17); ard+igdm 61.62 (2), 61.18 (18). TRADES' C&W: 23.32, 23.92
-# in table 2, where FGSM minus PGD is exactly 4.00 in 22 of 30 rows.
+# (2). In 22 of 30 rows of table 2, FGSM minus PGD is exactly 4.00.
 blocks() { cat <<END
 # Table 1: the teachers. CIFAR-10 | CIFAR-100; SVHN, which the first run that needs it trains; Tiny-ImageNet
 table 1: clean pgd aa | cifar10 cifar100 | --attacks clean,pgd,aa
@@ -303,21 +302,27 @@ table f4: | cifar100/rn18/Rice2020Overfitting cifar100/rn18/Sitawarin2020Improvi
     cifar100/rn18/Cui2020Learnable_34_10_LBGAT6 | --attacks clean,pgd,aa
 ard iad akd rslad adaad
 adaad+igdm --alpha 15
-# Not the paper's: a teacher that has seen 1,437 digits, students that see 300; the alphas are ours
+# Ours, see .github/results.md: a teacher of 1,437 digits, students of 300; then ten classes of CIFAR-100
 table digits: | digits
 teacher --method pgd-at --student wrn-10-2 --epochs 40 --probe 0 --threads 1
 table digits: | digits | --limit-train 300 --epochs 150 --student wrn-10-1 --probe 0 --threads 1 \
-    --teacher runs/digits-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 360
+    --teacher runs/digits-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 200
 pgd-at trades ard iad akd rslad adaad adaiad
-pgd-at+igdm ard+igdm --alpha 5
-trades+igdm iad+igdm akd+igdm adaad+igdm adaiad+igdm --alpha 20
+pgd-at+igdm trades+igdm ard+igdm iad+igdm akd+igdm adaad+igdm adaiad+igdm --alpha 20
+rslad+igdm --alpha 1
+table ten: | ten
+teacher --method pgd-at --student wrn-16-4 --batch 64 --epochs 24 --probe 0 --attacks clean,pgd,aa --aa-n 300
+table ten: | ten | --limit-train 300 --batch 64 --epochs 130 --student wrn-10-1 --probe 0 \
+    --teacher runs/ten-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 300
+pgd-at ard rslad adaad
+pgd-at+igdm ard+igdm adaad+igdm --alpha 20
 rslad+igdm --alpha 1
 table demo: | demo | --probe 0 --attacks clean,fgsm,pgd
 teacher --method pgd-at --student wrn-10-2 --epochs 12
 table demo: | demo | --limit-train 300 --epochs 150 --student wrn-10-1 --probe 0 --threads 1 \
     --teacher runs/demo-teacher-s0/student.pt --attacks clean,fgsm,pgd
 ard
-ard+igdm --alpha 5
+ard+igdm --alpha 20
 END
 }
 
@@ -358,21 +363,20 @@ END
 
 measure_ood() { # FOLDER: of a finished run of table 9
     local python=${OOD_PYTHON:-$PYTHON} suite=git+https://github.com/OODRobustBench/OODRobustBench.git
-    if [[ -e $1/ood.json ]] || "$python" -c 'import oodrobustbench' 2>/dev/null; then
-        do_run "$1" ood.json "$python" -u -c "$(ood_program)" "$1"
-    else
-        say "table 9, $1: $python has no OODRobustBench. pip install $suite; OOD_PYTHON=... names a python"
-    fi
+    "$python" -c 'import oodrobustbench' || { say "table 9: pip install $suite, or set OOD_PYTHON"; return; }
+    do_run "$1" ood.json "$python" -u -c "$(ood_program)" "$1"
 }
 
 refuse() { echo "run_all.sh: $*" >&2; exit 2; }
 say() { echo "$(date +%T)  $*"; }
+stop() { trap '' INT TERM; jobs -p | xargs kill 2>/dev/null; wait; exit "$1"; }
 
 read_name() {   # COLUMN RUN: into name, flags, and key, the teacher in whose column a run without one stands
     local dataset student teacher
     IFS=/ read -r dataset student teacher <<<"$1"
     name=${1//\//-}-$2 key=''
-    flags="--dataset ${dataset/demo/digits}${student:+ --student $student}"
+    case $dataset in demo) dataset=digits ;; ten) dataset=ten.npz ;; esac
+    flags="--dataset $dataset${student:+ --student $student}"
     if [[ $teacher && $2 =~ ^(pgd-at|trades)$ ]]; then      # one run, measured against each teacher
         name=$dataset-$student-$2
         [[ $dataset = svhn ]] || key=$teacher teacher=bdm,ltd,ikl
@@ -391,7 +395,7 @@ read_name() {   # COLUMN RUN: into name, flags, and key, the teacher in whose co
 add_run() {     # TABLE RUN: the run that read_name has read, for this seed
     local seed=$seed id out small="--teacher pgd-at --teacher-arch wrn-10-1 --teacher-epochs 1"
     [[ $flags != *--eval-only* ]] || seed=${seeds%% *}      # teachers once
-    [[ $name != d*-teacher ]] || seed=0
+    [[ ! $name =~ ^$groups-teacher ]] || seed=0
     out=$runs/$name-s$seed id=$runs/$name-s$seed
     [[ $1 != 9 || $smoke ]] || in_table_9+=" $out "
     if [[ $smoke ]]; then                   # each kind once; the last of two equal flags counts
@@ -414,7 +418,7 @@ read_blocks() { # prints what the paper prints, or adds the runs that are wanted
         [[ $metrics = *[a-z]* ]] || line+=" ${rest%%--*}"
         for run in $line; do for column in $columns; do
             read_name "$column" "$run"
-            [[ $column = */* || $column = d* ]] || flags="--dataset $column --eval-only $run"
+            [[ $column = */* || $table = [dt]* ]] || flags="--dataset $column --eval-only $run"
             flags+=" $common"
             [[ $rest != *--* ]] || flags+=" --${rest#*--}"
             for metric in $metrics; do
@@ -442,25 +446,23 @@ do_run() {      # FOLDER MARK COMMAND...: unless FOLDER has MARK already; the ex
 }
 
 work() {        # K GPU: the runs K, K + workers, K + 2 workers, ...
-    trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' INT TERM
+    trap 'stop 143' INT TERM
     [[ $2 = any ]] || export CUDA_VISIBLE_DEVICES=$2
     for i in "${!commands[@]}"; do
-        out=${commands[i]##* } command=(bash -c "exec ${commands[i]}")
-        if ((i % workers == $1)); then
-            do_run "$out" .done "${command[@]}"
-            ((code)) || [[ $in_table_9 != *" $out "* ]] || measure_ood "$out"
-        fi
+        out=${commands[i]##* }
+        ((i % workers == $1)) || continue
+        do_run "$out" .done bash -c "exec ${commands[i]}"
+        ((code)) || [[ $in_table_9 != *" $out "* ]] || measure_ood "$out"
     done
 }
 
-mode=run smoke='' runs=runs seeds=0 wanted='' known='' added='' in_table_9='' commands=()
+groups='(demo|digits|ten)' mode=run smoke='' runs=runs seeds=0 wanted='' known='' added='' in_table_9=''
 while (($#)); do
     case $1 in
         -h | --help) sed -n '4,/^$/ s/^# \{0,1\}//p' "$0"; exit ;;
         --list | --paper) mode=${1#--} ;;
         --smoke) smoke=1 runs=runs/smoke ;;
         --seeds) seeds=${2-}; shift ;;
-        -*) refuse "$1? bash run_all.sh --help" ;;
         *) wanted+=" $1 " ;;
     esac
     shift
@@ -473,21 +475,20 @@ if [[ ! -e igdm.py && ${SLURM_SUBMIT_DIR-} ]]; then         # Slurm runs a copy 
 fi
 [[ -e igdm.py ]] || refuse "no igdm.py in $PWD: run or submit it from its folder"
 export PYTHONUNBUFFERED=1 PYTHON=${PYTHON:-python} RIFT=${RIFT:-pgd-at}
-wanted=${wanted:- $(echo {1..18} f2 f4) }
+wanted=${wanted:- $(echo {1..18} f2 f4) } commands=()
 for seed in $seeds; do read_blocks; [[ $mode != paper ]] || exit 0; done
-for word in $wanted; do [[ $known = *" $word "* ]] || refuse "$word? Try 1 to 18, f2, f4, digits, demo"; done
+for word in $wanted; do [[ $known = *" $word "* ]] || refuse "$word? Try 1 to 18, f2, f4, $groups"; done
 [[ $mode != list ]] || { printf '%s\n' "${commands[@]}" | tr -s ' '; exit; }
-[[ $RIFT != pgd-at || ${commands[*]} != *tiny-imagenet* ]] || say "no RIFT: a PGD-AT teacher stands in"
 failed=$(mktemp) pids='' stopped=0
 trap 'rm -f "$failed"' EXIT
-trap 'kill $(jobs -p) 2>/dev/null; wait; say "stopped; the same command goes on"; exit 130' INT
-trap 'kill $(jobs -p) 2>/dev/null; wait; say "stopped; the same command goes on"; exit 143' TERM
+trap 'say "stopped; the same command goes on"; stop 130' INT
+trap 'say "stopped; the same command goes on"; stop 143' TERM
 [[ ! $wanted =~ \ (digits|demo) ]] || GPUS=${GPUS:-any any}       # two at a time, with a thread each
 read -ra gpus <<<"${GPUS:-any}"
 workers=$((${#gpus[@]} * ${SLURM_ARRAY_TASK_COUNT:-1}))
 first=$((${#gpus[@]} * (${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0})))
 for command in "${commands[@]}"; do          # first the teachers that the runs after them read
-    [[ $command != */d*-teacher-s0 ]] || do_run "${command##* }" .done bash -c "exec $command"
+    [[ ! $command =~ /$groups-teacher ]] || do_run "${command##* }" .done bash -c "exec $command"
 done
 for k in "${!gpus[@]}"; do
     work $((first + k)) "${gpus[k]}" &
@@ -495,5 +496,5 @@ for k in "${!gpus[@]}"; do
 done
 for pid in $pids; do wait "$pid" || stopped=$?; done
 ((!stopped)) || exit "$stopped"
-[[ $smoke || ! $wanted =~ \ (digits|demo) ]] || "$PYTHON" igdm.py --report runs || exit
+[[ $smoke || ! $wanted =~ \ $groups ]] || "$PYTHON" igdm.py --report runs || exit
 [[ ! -s $failed ]] || { cat "$failed"; exit 1; }

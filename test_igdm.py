@@ -825,8 +825,6 @@ def test_refreshed_fold_equals_a_fresh_one(arch):
 def spoil(name):
     """The path of a checkpoint that has the fault."""
     path, state = Path(f"{name}.pt"), models.build("wrn-10-1", 10).state_dict()
-    if name == "nan":
-        state["fc.bias"][0] = math.nan
     torch.save(dict(hostile=dict(state, x=Hostile()), lists=[torch.ones(1)]).get(name, state), path)
     data = bytearray(path.read_bytes())
     if name == "flipped":                       # a bit in a tensor: torch.load does not see it
@@ -841,7 +839,7 @@ def spoil(name):
     return path.rename("moved.pt").with_name("absent.pt") if name == "absent" else path
 
 @pytest.mark.parametrize("name, said", [
-    ("hostile", "mkdir"), ("pickled", "mkdir"), ("page", "web page"), ("nan", "NaN"),
+    ("hostile", "mkdir"), ("pickled", "mkdir"), ("page", "web page"),
     ("lists", "no weights"), ("json", "JSON"), ("lfs", "Git LFS"), ("script", "TorchScript"),
     *((name, f"{name}.pt") for name in ("flipped", "cut", "empty", "absent"))])
 def test_bad_checkpoint(name, said):
@@ -1026,15 +1024,12 @@ def test_rehearsal_of_a_teacher(odd, capsys):
     assert "teacher t.pt in eval mode" in refused(capsys, "runs/x", **ALONE | flags)
 
 def test_words_before_hours(whole, odd, capsys):
-    """A useless teacher, probabilities for logits, a class that is not there, in silence."""
+    """A useless teacher, probabilities for logits, in silence."""
     odd("self.plain(x).softmax(1)")
     torch.save(models.build("wrn-10-1", 10, 1).state_dict(), "a,b.pt")
     assert run("runs/words", student="odd:net", teacher="a,b.pt", teacher_arch="wrn-10-1") == 0
     err = capsys.readouterr().err
     assert "student odd:net gives probabilities" in err and "a,b.pt is near chance" in err
-    np.savez("one.npz", **arrays(y_train=np.arange(24) % 3 + 1, y_test=np.arange(12) % 3 + 1))
-    igdm.load_data("one.npz", Path())
-    assert "label 0" in capsys.readouterr().err
 
 # ---- Whole runs ----------------------------------------------------------------------------------
 def test_whole_run(whole):
@@ -1189,7 +1184,7 @@ def test_benchmark(whole, capsys):
     """A benchmark that leaves a folder behind, or other text than its JSON."""
     assert run("runs/none", benchmark=2) == 0 and not Path("runs/none").exists()
     said = json.loads(capsys.readouterr().out)
-    assert said["images_per_second"] == pytest.approx(32e3 / said["step_ms"])
+    assert said["step_ms"] > 0 and said["threads"] == torch.get_num_threads()
 
 def test_in_a_code_base_with_models_of_its_own():
     """igdm that cannot be imported beside a module called models, or without POSIX's modules."""
