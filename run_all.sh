@@ -304,7 +304,7 @@ ard iad akd rslad adaad
 adaad+igdm --alpha 15
 # Ours, see .github/results.md: a teacher of 1,437 digits, students of 300; then ten classes of CIFAR-100
 table digits: | digits
-teacher --method pgd-at --student wrn-10-2 --epochs 40 --probe 0 --threads 1
+teacher --method pgd-at --student wrn-10-2 --epochs 40 --probe 0 --threads 1 --attacks clean,fgsm,pgd
 table digits: | digits | --limit-train 300 --epochs 150 --student wrn-10-1 --probe 0 --threads 1 \
     --teacher runs/digits-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 200
 pgd-at trades ard iad akd rslad adaad adaiad

@@ -1339,7 +1339,7 @@ def test_report():
         ("gain", "2", "6 ± 1", ""), ("other", "1", "", "61.5")]
     row = next(row for row in cells(text, "Table 4") if row["run"] == NAMES[0])
     assert row["aa"] == "21 ± 1.4 / 24.77" and row["gd"].startswith("0.205 ± 0.0071 / ")
-    drawn = {path.relative_to("runs").as_posix() for path in Path("runs").glob("*/*.png")}
+    drawn = {path.relative_to("runs").as_posix() for path in Path("runs").rglob("*.png")}
     runs = [f"{name}-s{seed}" for name in NAMES[:2] for seed in (0, 1)]
     assert drawn == {f"{run}/curves.png" for run in [*runs, "other-s0"]} | {
-        f"{run}/gradients.png" for run in runs[2:]}
+        f"{run}/gradients.png" for run in runs[2:]} | {"autoattack.png"}
