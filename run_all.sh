@@ -488,7 +488,7 @@ read -ra gpus <<<"${GPUS:-any}"
 workers=$((${#gpus[@]} * ${SLURM_ARRAY_TASK_COUNT:-1}))
 first=$((${#gpus[@]} * (${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0})))
 for command in "${commands[@]}"; do          # first the teachers that the runs after them read
-    [[ ! $command =~ /$groups-teacher ]] || do_run "${command##* }" .done bash -c "exec $command"
+    [[ ! $command =~ /$groups-teacher-s0$ ]] || do_run "${command##* }" .done bash -c "exec $command"
 done
 for k in "${!gpus[@]}"; do
     work $((first + k)) "${gpus[k]}" &
