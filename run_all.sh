@@ -306,7 +306,7 @@ adaad+igdm --alpha 15
 table digits: | digits
 teacher --method pgd-at --student wrn-10-2 --epochs 40 --probe 0 --threads 1 --attacks clean,fgsm,pgd
 table digits: | digits | --limit-train 300 --epochs 150 --student wrn-10-1 --probe 0 --threads 1 \
-    --teacher runs/digits-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 200
+    --teacher runs/digits-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 100
 pgd-at trades ard iad akd rslad adaad adaiad
 pgd-at+igdm trades+igdm ard+igdm iad+igdm akd+igdm adaad+igdm adaiad+igdm --alpha 20
 rslad+igdm --alpha 1
