@@ -888,7 +888,7 @@ def report(root):
         with contextlib.suppress(Exception):  # not ours
             runs.append(read_run(path.parent))
     for run in runs:
-        with contextlib.suppress(Exception):  # no log, no teacher, not measured yet
+        with contextlib.suppress(Exception):  # no log, no teacher
             curves(run)
             gradients(next(base for base in runs if is_base(base, run)), run)
     robustness(runs, root / "autoattack.png")
@@ -1058,7 +1058,7 @@ def pgd_at_teacher(cfg, images):
     arch = cfg.teacher_arch or cfg.default_arch
     flags = {name: value for name, value in cfg.teacher_flags.items() if value is not None}
     words = ["teacher", Path(cfg.dataset).stem, arch, *(f"{k}{v}" for k, v in flags.items())]
-    out = cfg.out.parent / "-".join(words)
+    out = cfg.out.parent / "-".join(words).replace(":", "_")
     if config_beside(out / "student.pt").get("images") != images:
         flags |= {"method": "pgd-at", "student": arch, "dataset": cfg.dataset, "out": out,
                   "data-dir": cfg.data_dir, "device": cfg.device, "precision": cfg.precision}
