@@ -53,7 +53,7 @@ from tqdm import tqdm
 
 import models       # touched inside functions only: `from igdm import pgd` works beside another
 
-# ------------------------------------------------
+# ----------------------------
 # The method. o is a Step; cfg, what resolve makes of the flags.
 
 def kl(s, t, reduction="batchmean"):
@@ -239,7 +239,7 @@ def input_gradient(model, x, y):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
 
-# ------------------------------------------------
+# ----------------------------
 # Training
 
 def losses(o, cfg, epoch):
@@ -357,7 +357,7 @@ def benchmark(S, T, data, cfg):
     return dict(step_ms=1e3 * step, memory_mib=torch.cuda.max_memory_allocated() / 2**20,
                 **environment(cfg))
 
-# ------------------------------------------------
+# ----------------------------
 # Measures: (S, T, x, y, cfg, g) -> {metric: (N,), a value for each image}
 ATTACKS = "clean", "fgsm", "pgd", "cw", "aa"
 
@@ -549,7 +549,7 @@ def rehearse(S, teachers, data, cfg):
     with models.explained(f"{student} in what is measured"):
         probe(S if cfg.eval_only else trained, None, tiny, small)
 
-# ------------------------------------------------
+# ----------------------------
 # The paper's constants
 
 class Dataset(NamedTuple):
@@ -607,9 +607,8 @@ ALPHA = {      # B.2
     ("digits", "mnv2", "pgd-at"):        (1, 1, 1, 1, 1, 1, 1),     # ours
 }
 
-# ------------------------------------------------
+# ----------------------------
 # Data: loaded once, kept as uint8 on the device, cropped and flipped there in batch
-
 class Data(NamedTuple):
     """Images uint8 (N, C, H, W), labels int64 (N,), all on one device; the number of classes."""
     x_train: torch.Tensor
@@ -715,7 +714,7 @@ def augment(x, kind, g):
 def to_float(x):  # to [0, 1]
     return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
-# ------------------------------------------------
+# ----------------------------
 # A run's files. A kill at any moment loses at most the epoch, or metric, in progress.
 
 def warn(message):
@@ -779,11 +778,11 @@ def environment(cfg):
     gpu = None if cfg.device == "cpu" else torch.cuda.get_device_name(cfg.device)
     return found | dict(gpu=gpu, platform=sys.platform, threads=torch.get_num_threads())
 
-# ------------------------------------------------
+# ----------------------------
 # Report: what runs have left, beside the paper's values, whose only home is run_all.sh
 
 def read_run(folder):
-    """What a run left; name without -sSEED. values["gd@"]: gd to its first teacher, whichever."""
+    """What a run left. name is without -sSEED; same, its settings; "gd@", to its first teacher."""
     log, values = read(folder / "log.jsonl"), read(folder / "ood.json")  # run_all.sh's
     for name, entry in read(folder / "result.json")["metrics"].items():
         values[name] = float(entry["value"])
@@ -792,7 +791,9 @@ def read_run(folder):
         values["min_per_epoch"] = np.median([row["timing"]["seconds"] for row in log]) / 60
         values["memory_mib"] = log[-1]["timing"]["memory_mib"]
     training, name = read(folder / "config.json")["training"], re.sub(r"-s\d+$", "", folder.name)
-    return argparse.Namespace(name=name, folder=folder, training=training, log=log, values=values)
+    same = str([item for item in training.items() if item[0] not in ("seed", "teacher_weights")])
+    return argparse.Namespace(name=name, same=same, folder=folder, training=training, log=log,
+                              values=values)
 
 def is_base(base, run):
     """Whether base is the same training as run, of the same seed, without the added term."""
@@ -832,8 +833,8 @@ def paper_tables(runs):
 def runs_table(runs):
     """Lines: each run over seeds; its gain over its base at equal seeds, with standard error."""
     metrics, lines = ("clean", "fgsm", "pgd", "cw", "aa", "gd@", "gc@", "remainder"), []
-    for name in sorted({run.name for run in runs}):
-        group = [run for run in runs if run.name == name]
+    for name, same in sorted({(run.name, run.same) for run in runs}):
+        group = [run for run in runs if (run.name, run.same) == (name, same)]
         pairs = [(run.values, base.values) for run in group for base in runs if is_base(base, run)]
         gains = [{m: a[n] - b[n] for m in metrics for n in a if n in b and n.startswith(m)
                   and not n.endswith("@")} for a, b in pairs]  # to the same teacher
@@ -893,11 +894,10 @@ def report(root):
             gradients(next(base for base in runs if is_base(base, run)), run)
     robustness(runs, root / "autoattack.png")
     print(*(lines := runs_table(runs)), sep="\n")
-    text = "\n".join([*lines, *paper_tables(runs), ""])
-    (root / "report.md").write_text(text, encoding="utf-8")
+    (root / "report.md").write_text("\n".join([*lines, *paper_tables(runs), ""]), encoding="utf-8")
     print(f"\n{root / 'report.md'}: {len(runs)} runs")
 
-# ------------------------------------------------
+# ----------------------------
 # Command line
 
 def number(low, high=math.inf, kind=lambda text: float(Fraction(text))):  # an argparse type

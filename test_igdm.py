@@ -1329,6 +1329,7 @@ def test_report():
                     **{"aa": 20.0 + 2 * seed, "gd@bdm": 0.2 + seed / 100})
         left_behind(f"{NAMES[1]}-s{seed}", igdm_too, **{"aa": 25.0 + 4 * seed, "gd@bdm": 0.1})
     left_behind("other-s0", igdm_too | dict(lr=0.2), clean=61.5)    # of no pair
+    left_behind("other-s1", igdm_too | dict(lr=0.3), clean=50.5)    # no seed of the same training
     Path("runs/foreign").mkdir()
     Path("runs/foreign/result.json").write_text('{"accuracy": 1}')
     assert igdm.main(["--report", "runs"]) == 0
@@ -1336,10 +1337,10 @@ def test_report():
     assert sorted((row["run"], row["seeds"], row["aa"], row["clean"])
                   for row in cells(text, "All runs")) == [
         (NAMES[0], "2", "21 ± 1.4", ""), (NAMES[1], "2", "27 ± 2.8", ""),
-        ("gain", "2", "6 ± 1", ""), ("other", "1", "", "61.5")]
+        ("gain", "2", "6 ± 1", ""), ("other", "1", "", "50.5"), ("other", "1", "", "61.5")]
     row = next(row for row in cells(text, "Table 4") if row["run"] == NAMES[0])
     assert row["aa"] == "21 ± 1.4 / 24.77" and row["gd"].startswith("0.205 ± 0.0071 / ")
     drawn = {path.relative_to("runs").as_posix() for path in Path("runs").rglob("*.png")}
     runs = [f"{name}-s{seed}" for name in NAMES[:2] for seed in (0, 1)]
-    assert drawn == {f"{run}/curves.png" for run in [*runs, "other-s0"]} | {
+    assert drawn == {f"{run}/curves.png" for run in [*runs, "other-s0", "other-s1"]} | {
         f"{run}/gradients.png" for run in runs[2:]} | {"autoattack.png"}
