@@ -53,7 +53,7 @@ from tqdm import tqdm
 
 import models       # touched inside functions only: `from igdm import pgd` works beside another
 
-# ----------------------------
+# ------------------
 # The method. o is a Step; cfg, what resolve makes of the flags.
 
 def kl(s, t, reduction="batchmean"):
@@ -239,7 +239,7 @@ def input_gradient(model, x, y):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
 
-# ----------------------------
+# ------------------
 # Training
 
 def losses(o, cfg, epoch):
@@ -319,6 +319,8 @@ def train(S, T, data, cfg):
         order = torch.randperm(n, generator=generator(device, cfg.seed, epoch), device=device)
         set_backends(cfg.precision, fixed_shapes=True)
         started = time.monotonic()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         for i in tqdm(range(steps), f"epoch {epoch}/{cfg.epochs}", leave=False, disable=None):
             g = generator(device, cfg.seed, epoch, i)  # a step's randomness is its place's
             torch.manual_seed(g.initial_seed())  # for dropout in others' networks
@@ -357,7 +359,7 @@ def benchmark(S, T, data, cfg):
     return dict(step_ms=1e3 * step, memory_mib=torch.cuda.max_memory_allocated() / 2**20,
                 **environment(cfg))
 
-# ----------------------------
+# ------------------
 # Measures: (S, T, x, y, cfg, g) -> {metric: (N,), a value for each image}
 ATTACKS = "clean", "fgsm", "pgd", "cw", "aa"
 
@@ -549,7 +551,7 @@ def rehearse(S, teachers, data, cfg):
     with models.explained(f"{student} in what is measured"):
         probe(S if cfg.eval_only else trained, None, tiny, small)
 
-# ----------------------------
+# ------------------
 # The paper's constants
 
 class Dataset(NamedTuple):
@@ -607,7 +609,7 @@ ALPHA = {      # B.2
     ("digits", "mnv2", "pgd-at"):        (1, 1, 1, 1, 1, 1, 1),     # ours
 }
 
-# ----------------------------
+# ------------------
 # Data: loaded once, kept as uint8 on the device, cropped and flipped there in batch
 class Data(NamedTuple):
     """Images uint8 (N, C, H, W), labels int64 (N,), all on one device; the number of classes."""
@@ -714,9 +716,8 @@ def augment(x, kind, g):
 def to_float(x):  # to [0, 1]
     return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
-# ----------------------------
+# ------------------
 # A run's files. A kill at any moment loses at most the epoch, or metric, in progress.
-
 def warn(message):
     print(f"warning: {message}", file=sys.stderr)
 
@@ -778,9 +779,8 @@ def environment(cfg):
     gpu = None if cfg.device == "cpu" else torch.cuda.get_device_name(cfg.device)
     return found | dict(gpu=gpu, platform=sys.platform, threads=torch.get_num_threads())
 
-# ----------------------------
+# ------------------
 # Report: what runs have left, beside the paper's values, whose only home is run_all.sh
-
 def read_run(folder):
     """What a run left. name is without -sSEED; same, its settings; "gd@", to its first teacher."""
     log, values = read(folder / "log.jsonl"), read(folder / "ood.json")  # run_all.sh's
@@ -897,7 +897,7 @@ def report(root):
     (root / "report.md").write_text("\n".join([*lines, *paper_tables(runs), ""]), encoding="utf-8")
     print(f"\n{root / 'report.md'}: {len(runs)} runs")
 
-# ----------------------------
+# ------------------
 # Command line
 
 def number(low, high=math.inf, kind=lambda text: float(Fraction(text))):  # an argparse type
