@@ -13,8 +13,8 @@
 #   sbatch --array=0-31 run_all.sh       32 workers, from this folder; the same again until all is finished
 #
 # Output: runs/NAME-sSEED/output.txt. Finished runs are skipped, busy ones passed over, failed ones named at
-# the end. A stop loses at most an epoch. Before several workers, "bash run_all.sh 1" fetches data
-# and teachers. PYTHON, OOD_PYTHON: interpreters, the second with OODRobustBench. EXTRA: flags for all runs.
+# the end. A stop loses at most an epoch. Before several workers, "bash run_all.sh 1" fetches (and
+# attacks) the teachers. PYTHON, OOD_PYTHON: interpreters, the second with OODRobustBench. EXTRA: flags for all runs.
 # RIFT: path of RiFT's checkpoint for Tiny-ImageNet, on no hub; without it a PGD-AT teacher stands in.
 
 # A block is a table as the paper prints it: metrics | columns | flags, then a line a run. A column and a line
@@ -363,7 +363,7 @@ END
 
 measure_ood() { # FOLDER: of a finished run of table 9
     local python=${OOD_PYTHON:-$PYTHON} suite=git+https://github.com/OODRobustBench/OODRobustBench.git
-    "$python" -c 'import oodrobustbench' || { say "table 9: pip install $suite, or set OOD_PYTHON"; return; }
+    "$python" -c 'import oodrobustbench' 2>/dev/null || { say "table 9: pip install $suite"; return; }
     do_run "$1" ood.json "$python" -u -c "$(ood_program)" "$1"
 }
 
@@ -418,7 +418,7 @@ read_blocks() { # prints what the paper prints, or adds the runs that are wanted
         [[ $metrics = *[a-z]* ]] || line+=" ${rest%%--*}"
         for run in $line; do for column in $columns; do
             read_name "$column" "$run"
-            [[ $column = */* || $table = [dt]* ]] || flags="--dataset $column --eval-only $run"
+            [[ $column = */* || $table =~ ^$groups$ ]] || flags="--dataset $column --eval-only $run"
             flags+=" $common"
             [[ $rest != *--* ]] || flags+=" --${rest#*--}"
             for metric in $metrics; do
@@ -479,8 +479,8 @@ wanted=${wanted:- $(echo {1..18} f2 f4) } commands=()
 for seed in $seeds; do read_blocks; [[ $mode != paper ]] || exit 0; done
 for word in $wanted; do [[ $known = *" $word "* ]] || refuse "$word? Try 1 to 18, f2, f4, $groups"; done
 [[ $mode != list ]] || { printf '%s\n' "${commands[@]}" | tr -s ' '; exit; }
-failed=$(mktemp) pids='' stopped=0
-trap 'rm -f "$failed"' EXIT
+[[ $RIFT != pgd-at || ${commands[*]} != *tiny-imagenet* ]] || say "no RIFT: a PGD-AT teacher stands in"
+failed=$(mktemp) pids='' stopped=0; trap 'rm -f "$failed"' EXIT
 trap 'say "stopped; the same command goes on"; stop 130' INT
 trap 'say "stopped; the same command goes on"; stop 143' TERM
 [[ ! $wanted =~ \ (digits|demo) ]] || GPUS=${GPUS:-any any}       # two at a time, with a thread each

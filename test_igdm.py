@@ -1299,6 +1299,10 @@ def test_loop_over_runs(tmp_path):
     assert run_all(*NAMES[1:], PYTHON=str(python))[0] == 0
     called = re.findall("igdm.py runs/(.*)-s0", Path("calls").read_text())
     assert called == [NAMES[i] for i in (0, 1, 2, 1)]
+    python.write_text('#!/usr/bin/env bash\ncase $* in *out*demo-ard*) touch demo$$; sleep 3\n'
+                      'ls demo* >both$$;; esac\n')
+    assert run_all("demo", PYTHON=str(python))[0] == 0      # a teacher, then two side by side
+    assert [len(path.read_text().split()) for path in Path().glob("both*")] == [2, 2]
 
 def left_behind(name, training, **metrics):
     """A run's folder, as training and evaluation leave it."""
