@@ -14,7 +14,7 @@
 #
 # Output: runs/NAME-sSEED/output.txt. Finished runs are skipped, busy ones passed over, failed ones named at
 # the end. A stop loses at most an epoch. Before several workers, "bash run_all.sh 1" fetches (and
-# attacks) the teachers. PYTHON, OOD_PYTHON: interpreters, the second with OODRobustBench. EXTRA: flags for all runs.
+# attacks) the teachers. PYTHON, OOD_PYTHON: interpreters, one with OODRobustBench. EXTRA: flags for all runs.
 # RIFT: path of RiFT's checkpoint for Tiny-ImageNet, on no hub; without it a PGD-AT teacher stands in.
 
 # A block is a table as the paper prints it: metrics | columns | flags, then a line a run. A column and a line
