@@ -310,10 +310,10 @@ table digits: | digits | --limit-train 300 --epochs 150 --student wrn-10-1 --pro
 pgd-at trades ard iad akd rslad adaad adaiad
 pgd-at+igdm trades+igdm ard+igdm iad+igdm akd+igdm adaad+igdm adaiad+igdm --alpha 20
 rslad+igdm --alpha 1
-table ten: | ten
-teacher --method pgd-at --student wrn-16-4 --batch 64 --epochs 24 --probe 0 --attacks clean,pgd,aa --aa-n 300
-table ten: | ten | --limit-train 300 --batch 64 --epochs 130 --student wrn-10-1 --probe 0 \
-    --teacher runs/ten-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 300
+table ten: | ten | --batch 64 --probe 0 --precision bf16 --attacks clean,pgd
+teacher --method pgd-at --student wrn-16-2 --epochs 24 --steps 5
+table ten: | ten | --limit-train 300 --epochs 130 --batch 64 --student wrn-10-1 --probe 0 --precision bf16 \
+    --threads 1 --teacher runs/ten-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 300
 pgd-at ard rslad adaad
 pgd-at+igdm ard+igdm adaad+igdm --alpha 20
 rslad+igdm --alpha 1
@@ -483,7 +483,7 @@ for word in $wanted; do [[ $known = *" $word "* ]] || refuse "$word? Try 1 to 18
 failed=$(mktemp) pids='' stopped=0; trap 'rm -f "$failed"' EXIT
 trap 'say "stopped; the same command goes on"; stop 130' INT
 trap 'say "stopped; the same command goes on"; stop 143' TERM
-[[ ! $wanted =~ \ (digits|demo) ]] || GPUS=${GPUS:-any any}       # two at a time, with a thread each
+[[ ! $wanted =~ \ $groups ]] || GPUS=${GPUS:-any any}       # two at a time, with a thread each
 read -ra gpus <<<"${GPUS:-any}"
 workers=$((${#gpus[@]} * ${SLURM_ARRAY_TASK_COUNT:-1}))
 first=$((${#gpus[@]} * (${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0})))
