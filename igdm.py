@@ -782,7 +782,7 @@ def environment(cfg):
 # ------------------
 # Report: what runs have left, beside the paper's values, whose only home is run_all.sh
 def read_run(folder):
-    """What a run left. name is without -sSEED; same, its settings; "gd@", to its first teacher."""
+    """What a run left. name: without -sSEED; common: to all seeds; "gd@": of its first teacher."""
     log, values = read(folder / "log.jsonl"), read(folder / "ood.json")  # run_all.sh's
     for name, entry in read(folder / "result.json")["metrics"].items():
         values[name] = float(entry["value"])
@@ -791,9 +791,9 @@ def read_run(folder):
         values["min_per_epoch"] = np.median([row["timing"]["seconds"] for row in log]) / 60
         values["memory_mib"] = log[-1]["timing"]["memory_mib"]
     training, name = read(folder / "config.json")["training"], re.sub(r"-s\d+$", "", folder.name)
-    same = str([item for item in training.items() if item[0] not in ("seed", "teacher_weights")])
-    return argparse.Namespace(name=name, same=same, folder=folder, training=training, log=log,
-                              values=values)
+    common = {key: training[key] for key in training if key not in ("seed", "teacher_weights")}
+    return argparse.Namespace(name=name, common=str(common), folder=folder, training=training,
+                              log=log, values=values)
 
 def is_base(base, run):
     """Whether base is the same training as run, of the same seed, without the added term."""
@@ -833,12 +833,12 @@ def paper_tables(runs):
 def runs_table(runs):
     """Lines: each run over seeds; its gain over its base at equal seeds, with standard error."""
     metrics, lines = ("clean", "fgsm", "pgd", "cw", "aa", "gd@", "gc@", "remainder"), []
-    for name, same in sorted({(run.name, run.same) for run in runs}):
-        group = [run for run in runs if (run.name, run.same) == (name, same)]
+    for key in sorted({(run.name, run.common) for run in runs}):
+        group = [run for run in runs if (run.name, run.common) == key]
         pairs = [(run.values, base.values) for run in group for base in runs if is_base(base, run)]
         gains = [{m: a[n] - b[n] for m in metrics for n in a if n in b and n.startswith(m)
                   and not n.endswith("@")} for a, b in pairs]  # to the same teacher
-        for label, rows in ((name, [run.values for run in group]), ("gain", gains)):
+        for label, rows in ((key[0], [run.values for run in group]), ("gain", gains)):
             cells = [spread([row.get(m) for row in rows], label == "gain") for m in metrics]
             lines += [[label, str(len(rows)), *cells]] if rows else []
     return table("All runs", ["run", "seeds", *metrics], lines)
@@ -858,10 +858,10 @@ def gradients(base, run):
     from matplotlib.figure import Figure
     b, r = (read(each.folder / "gradients.npz") for each in (base, run))
     t = next(r[key] for key in r if key.startswith("teacher@"))
-    columns = {"image": r["images"], "teacher": t, base.name: b["student"], run.name: r["student"]}
+    images = r["images"], t, b["student"], r["student"]
     fig = Figure((8, 6.5), layout="constrained")
     for (i, k), ax in np.ndenumerate(fig.subplots(min(3, len(t)), 4, squeeze=False)):
-        name, image = list(columns)[k], list(columns.values())[k][i]
+        name, image = ("image", "teacher", base.name, run.name)[k], images[k][i]
         cosine = (image * t[i]).sum() / (np.linalg.norm(image) * np.linalg.norm(t[i]) + 1e-30)
         shown = 0.5 + 0.5 * image / (np.percentile(abs(image), 99) + 1e-30) if k else image
         ax.imshow(shown.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
