@@ -51,7 +51,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-import models       # touched inside functions only: `from igdm import pgd` works beside another
+import models       # inside functions only: `from igdm import pgd` works beside another
 
 # ------------------
 # The method. o is a Step; cfg, what resolve makes of the flags.
@@ -250,7 +250,7 @@ def losses(o, cfg, epoch):
     return base, epoch / cfg.epochs * cfg.alpha * MATCH[cfg.match](o, cfg.surrogate)
 
 def prepare(S, T, cfg):
-    """What train_step needs: (S, frozen, T, refresh), and the optimizer of S (B.1). frozen, a copy
+    """What train_step needs: (S, frozen, T, refresh), and S's optimizer (B.1). frozen, a copy
     of S in eval mode with batch norm folded, is attacked; refresh() brings it up to date."""
     def prepared(net):
         net = models.Mixed(network=net) if cfg.precision == "bf16" else net
@@ -355,9 +355,8 @@ def benchmark(S, T, data, cfg):
         take(*batch)
         sums.tolist()  # waits for the device
         times.append(time.monotonic())
-    step = float(np.median(np.diff(times[2:])))
-    return dict(step_ms=1e3 * step, memory_mib=torch.cuda.max_memory_allocated() / 2**20,
-                **environment(cfg))
+    return dict(step_ms=1e3 * float(np.median(np.diff(times[2:]))),
+                memory_mib=torch.cuda.max_memory_allocated() / 2**20, **environment(cfg))
 
 # ------------------
 # Measures: (S, T, x, y, cfg, g) -> {metric: (N,), a value for each image}
@@ -447,7 +446,7 @@ def pick_test(data, n, cfg):
     return index.to(data.y_test.device).split(cfg.eval_batch)
 
 def probe(S, T, data, cfg):
-    """Means of probe_images over cfg.probe test images, with the same noise each time."""
+    """Means of probe_images over cfg.probe test images, with equal noise each time."""
     set_backends("fp32", fixed_shapes=False)
     batches = pick_test(data, cfg.probe, cfg)
     values = measured(probe_images, "probe", models.fold(S), T, data, batches, cfg)
@@ -456,8 +455,8 @@ def probe(S, T, data, cfg):
 def measures(teachers, data, cfg):
     """Rows (name, teacher or None, batches, measure, what its values depend on)."""
     every, attack = pick_test(data, None, cfg), " ".join(filter(None, (cfg.method, cfg.inner)))
-    rows = [(a, None, every, partial(accuracy, a), {}) for a in cfg.attacks if a != "aa"]
-    rows += [("remainder", None, every, remainder, {})]
+    rows = [("remainder", None, every, remainder, {})]  # first: NaN would be refused
+    rows += [(a, None, every, partial(accuracy, a), {}) for a in cfg.attacks if a != "aa"]
     for name in teachers:
         rows += [("gd", name, every, gradient_alignment, {}),
                  ("point_adv", name, every, point_wise, dict(attack=attack))]
@@ -680,7 +679,7 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
         with models.explained(f"cannot get {name}", advice):
             types = (np.uint8, np.int64) * 2
             arrays = [np.asarray(a, t) for a, t in zip(read_original(name, folder), types)]
-        with contextlib.suppress(OSError):  # a read-only folder costs time only
+        with contextlib.suppress(OSError):  # a read-only folder costs time
             folder.mkdir(parents=True, exist_ok=True)
             write(path, dict(zip(Data._fields, arrays)))
     else:
@@ -693,7 +692,7 @@ def load_data(name, folder, limit_train=None, limit_test=None, device="cpu"):
     return Data(*tensors, classes=int(arrays[1].max()) + 1)
 
 def generator(device, *key):
-    """A random generator that depends on key alone: seed, epoch, batch. No state is saved."""
+    """A random generator that depends on key alone: seed, epoch, batch."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -744,7 +743,7 @@ def write(path, value):
     os.replace(temporary, path)
 
 def read(path):
-    """What write has left: a dict, or the rows of a .jsonl; empty where there is no such file."""
+    """What write has left: a dict, or the rows of a .jsonl; empty where there is no file."""
     if not path.exists():
         return [] if path.suffix == ".jsonl" else {}
     with models.explained(f"cannot read {path}", "delete it and start again"):
@@ -766,7 +765,7 @@ def fingerprint(tensors):
     return digest.hexdigest()
 
 def refuse_other(out, what, before, now):
-    """Raise UserError if settings now differ from those before, in the folder out."""
+    """UserError if settings now differ from those before, in the folder out."""
     changed = [f"{key} was {before.get(key)!s:.40}, is {value!s:.40}" for key, value in now.items()
                if before.get(key) != json.loads(json.dumps(value))]
     refuse(changed, f"{out} has other {what}: {'; '.join(changed)}. Rename it, or give --out")
@@ -780,23 +779,23 @@ def environment(cfg):
     return found | dict(gpu=gpu, platform=sys.platform, threads=torch.get_num_threads())
 
 # ------------------
-# Report: what runs have left, beside the paper's values, whose only home is run_all.sh
+# Report: what runs have left, beside the paper's values, which run_all.sh has
 def read_run(folder):
     """What a run left. name: without -sSEED; common: to all seeds; "gd@": of its first teacher."""
     log, values = read(folder / "log.jsonl"), read(folder / "ood.json")  # run_all.sh's
-    for name, entry in read(folder / "result.json")["metrics"].items():
-        values[name] = float(entry["value"])
-        values.setdefault(name.split("@")[0] + "@", entry["value"])
+    for name, entry in (result := read(folder / "result.json"))["metrics"].items():
+        values[f"{name}#{entry['n']}"] = values[name] = float(entry["value"])
+        values.setdefault(name.split("@")[0] + "@", values[name])
     if log:
         values["min_per_epoch"] = np.median([row["timing"]["seconds"] for row in log]) / 60
         values["memory_mib"] = log[-1]["timing"]["memory_mib"]
-    training, name = read(folder / "config.json")["training"], re.sub(r"-s\d+$", "", folder.name)
+    training = read(folder / "config.json")["training"] | dict(tested=result.get("images"))
     common = {key: training[key] for key in training if key not in ("seed", "teacher_weights")}
-    return argparse.Namespace(name=name, common=str(common), folder=folder, training=training,
-                              log=log, values=values)
+    return argparse.Namespace(name=re.sub(r"-s\d+$", "", folder.name), common=str(common),
+                              folder=folder, training=training, log=log, values=values)
 
 def is_base(base, run):
-    """Whether base is the same training as run, of the same seed, without the added term."""
+    """Whether base is the same training and test as run, without the added term."""
     a, b = base.training, run.training
     same = b.keys() - {"match", "alpha", "surrogate", "teacher_weights"}
     return (not a.get("match") and b.get("match") and all(a.get(key) == b[key] for key in same)
@@ -835,16 +834,17 @@ def runs_table(runs):
     metrics, lines = ("clean", "fgsm", "pgd", "cw", "aa", "gd@", "gc@", "remainder"), []
     for key in sorted({(run.name, run.common) for run in runs}):
         group = [run for run in runs if (run.name, run.common) == key]
-        pairs = [(run.values, base.values) for run in group for base in runs if is_base(base, run)]
-        gains = [{m: a[n] - b[n] for m in metrics for n in a if n in b and n.startswith(m)
-                  and not n.endswith("@")} for a, b in pairs]  # to the same teacher
+        pairs = {run.folder: (run.values, base.values) for run in group for base in runs
+                 if is_base(base, run)}.values()  # of equal n and teacher:
+        gains = [{m: a[n] - b[n] for m in metrics for n in reversed(a) if n in b and "#" in n
+                  and n.startswith(m)} for a, b in pairs]
         for label, rows in ((key[0], [run.values for run in group]), ("gain", gains)):
             cells = [spread([row.get(m) for row in rows], label == "gain") for m in metrics]
             lines += [[label, str(len(rows)), *cells]] if rows else []
     return table("All runs", ["run", "seeds", *metrics], lines)
 
 def curves(run):
-    """Write curves.png beside a run's log: its values after each epoch."""
+    """Write curves.png: a run's log, epoch by epoch."""
     from matplotlib.figure import Figure
     metrics = [m for m in ("loss", "clean", "pgd10", "gd", "gc", "remainder") if m in run.log[0]]
     fig = Figure((3 * len(metrics), 3), layout="constrained")
@@ -869,9 +869,9 @@ def gradients(base, run):
     fig.savefig(run.folder / "gradients.png")
 
 def robustness(runs, path):
-    """Write a picture: AutoAttack of all runs, mean ± deviation over seeds."""
+    """Draw AutoAttack of all runs, mean ± deviation over seeds."""
     from matplotlib.figure import Figure
-    runs = [run for run in runs if "aa" in run.values]
+    runs = [r for r in runs if "aa" in r.values and r.training.get("match") in (None, "igdm")]
     names = sorted({run.name for run in runs}, reverse=True)
     ax = Figure((8, 1 + len(names) / 5), layout="constrained").subplots()
     for name in names:
@@ -1007,7 +1007,7 @@ def resolve(argv):
     return cfg
 
 def resolve_device(cfg):
-    """Device, precision, compilation; not bf16 for others' networks, heads and all."""
+    """Device, precision, compilation; no bf16 for others' networks."""
     cfg.device = "cuda:0" if cfg.device == "cuda" else cfg.device
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     refuse(cfg.device not in devices, f"--device {cfg.device}: there is {', '.join(devices)}")
@@ -1073,7 +1073,7 @@ def set_backends(precision, fixed_shapes):
     torch.backends.cuda.matmul.allow_tf32 = False  # of a last layer
     torch.backends.cudnn.benchmark = fixed_shapes
 
-TRAINING = (  # what makes a training this one; images, teacher's weights, threads are added
+TRAINING = (  # what makes a training; images, teacher's weights, threads are added
     "method", "match", "surrogate", "alpha", "inner", "constants", "dataset", "limit_train",
     "augment", "student", "epochs", "drops", "batch", "lr", "weight_decay", "eps", "step_size",
     "steps", "seed", "precision", "compile")

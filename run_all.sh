@@ -13,9 +13,8 @@
 #   sbatch --array=0-31 run_all.sh       32 workers, from this folder; the same again until all is finished
 #
 # Output: runs/NAME-sSEED/output.txt. Finished runs are skipped, busy ones passed over, failed ones named at
-# the end. A stop loses at most an epoch. Before several workers, "bash run_all.sh 1" fetches (and
-# attacks) the teachers. PYTHON, OOD_PYTHON: interpreters, one with OODRobustBench. EXTRA: flags for all runs.
-# RIFT: path of RiFT's checkpoint for Tiny-ImageNet, on no hub; without it a PGD-AT teacher stands in.
+# the end. Before several workers, "bash run_all.sh 1" fetches the teachers. PYTHON, OOD_PYTHON: interpreters,
+# one with OODRobustBench. EXTRA: flags for all runs. RIFT: the path of RiFT's checkpoint, which is on no hub.
 
 # A block is a table as the paper prints it: metrics | columns | flags, then a line a run. A column and a line
 # make the name, cifar100-rn18-bdm-ard+igdm: data set, student, teacher, method. The name gives the flags, and
@@ -485,15 +484,15 @@ trap 'say "stopped; the same command goes on"; stop 130' INT
 trap 'say "stopped; the same command goes on"; stop 143' TERM
 [[ ! $wanted =~ \ $groups ]] || GPUS=${GPUS:-any any}       # two at a time, with a thread each
 read -ra gpus <<<"${GPUS:-any}"
-workers=$((${#gpus[@]} * ${SLURM_ARRAY_TASK_COUNT:-1}))
-first=$((${#gpus[@]} * (${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0})))
+tasks=${SLURM_ARRAY_TASK_COUNT:-1} min=${SLURM_ARRAY_TASK_MIN:-0}
+((${SLURM_ARRAY_TASK_MAX:-0} - min < tasks)) || refuse "--array has gaps: give FIRST-LAST, the same each time"
+workers=$((${#gpus[@]} * tasks)) first=$((${#gpus[@]} * (${SLURM_ARRAY_TASK_ID:-0} - min)))
 for command in "${commands[@]}"; do          # first the teachers that the runs after them read
-    [[ ! $command =~ /$groups-teacher-s0$ ]] || do_run "${command##* }" .done bash -c "exec $command"
+    [[ $command =~ /$groups-teacher-s0$ ]] || continue
+    while do_run "${command##* }" .done bash -c "exec $command"; ((code == 75)); do sleep 3; done
+    ((!code)) || { cat "$failed"; exit 1; }
 done
-for k in "${!gpus[@]}"; do
-    work $((first + k)) "${gpus[k]}" &
-    pids+=" $!"
-done
+for k in "${!gpus[@]}"; do work $((first + k)) "${gpus[k]}" & pids+=" $!"; done
 for pid in $pids; do wait "$pid" || stopped=$?; done
 ((!stopped)) || exit "$stopped"
 [[ $smoke || ! $wanted =~ \ $groups ]] || "$PYTHON" igdm.py --report runs || exit

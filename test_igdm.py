@@ -185,11 +185,6 @@ def test_base_loss(flags, done, formula):
                               for value in (base, expected))):
         close(ours, theirs)
 
-def test_every_method_is_in_the_tables_here():
-    """A base method added without a test of its loss and of its attack."""
-    assert {row[0].split()[0] for row in LOSSES} == {*igdm.METHODS}
-    assert {flags.split()[0] for flags in INNER} == {*igdm.METHODS}
-
 def test_kl_underflow():
     """NaN in the target's gradient where its softmax underflows: a NaN image in adaad's attack."""
     s = torch.zeros(1, 3, requires_grad=True)
@@ -786,15 +781,6 @@ def test_robustbench_checkpoint_loads(arch, extra):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert all(torch.equal(getattr(model, name), value[0]) for name, value in scale.items())
 
-@pytest.mark.parametrize("dataset, scale", [
-    ("cifar10", (0.4914, 0.4822, 0.4465, 0.2471, 0.2435, 0.2616)), ("svhn", (0.5,) * 6),
-    ("cifar100", (0.5071, 0.4865, 0.4409, 0.2673, 0.2564, 0.2762)),
-    ("tiny-imagenet", (0.4802, 0.4481, 0.3975, 0.2302, 0.2265, 0.2262))])
-def test_published_networks_normalise_by_the_data_set(dataset, scale):
-    """Mean and std exchanged, or of the other data set: a teacher a percent or two off."""
-    model = models.build("wrn-10-1-silu", 3, 3, dataset)
-    close(torch.cat([model.mean, model.std]).flatten(), torch.tensor(scale))
-
 @pytest.mark.parametrize("arch, left", [
     ("rn18", 0), ("mnv2", 0), ("wrn-10-1", 4), ("wrn-16-2-silu", 7), ("parn18", 9)])
 def test_fold_equals_eval_mode(arch, left):
@@ -970,12 +956,6 @@ def test_bad_command(capsys, command, fragment):
     spoil("page")
     assert igdm.main(command.split()) == 2 and fragment in only_line(capsys.readouterr().err)
     assert not Path("runs").exists()
-
-def test_bad_command_as_a_process():
-    """Warnings or a traceback beside the message; another exit code than main's."""
-    done = subprocess.run([sys.executable, HERE / "igdm.py", "--method", "rlsad"],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and "rslad" in only_line(done.stderr)
 
 ODD = """
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -1183,8 +1163,7 @@ def test_eval_only(whole, capsys):
 def test_benchmark(whole, capsys):
     """A benchmark that leaves a folder behind, or other text than its JSON."""
     assert run("runs/none", benchmark=2) == 0 and not Path("runs/none").exists()
-    said = json.loads(capsys.readouterr().out)
-    assert said["step_ms"] > 0 and said["threads"] == torch.get_num_threads()
+    assert json.loads(capsys.readouterr().out)["step_ms"] > 0
 
 def test_in_a_code_base_with_models_of_its_own():
     """igdm that cannot be imported beside a module called models, or without POSIX's modules."""
@@ -1287,31 +1266,47 @@ def test_names_say_what_is_run():
     assert (b.method, b.match, b.alpha, b.teacher) == ("ard", "direct", 10, "bdm")
     assert {cfg.dataset for cfg in commands("--smoke") + commands("digits", "demo")} == {"digits"}
 
-def test_loop_over_runs(tmp_path):
+def stub(body):
+    """What run_all.sh takes for Python: a script; the runs that it is called for are in calls."""
+    path = Path("python.sh").absolute()
+    path.write_text("#!/usr/bin/env bash\n[[ $1 != igdm.py || $2 = --report ]] || "
+                    f"echo ${{@: -1}} >>calls\n{body}\n")
+    path.chmod(0o755)
+    return dict(PYTHON=str(path))
+
+def test_loop_over_runs():
     """A failure that stops the rest or goes unsaid; finished runs repeated; busy ones failed."""
-    python = tmp_path / "python.sh"
-    python.write_text('#!/usr/bin/env bash\necho "$1 ${@: -1}" >>calls\necho the last word\n'
-                      'case $* in *-ard-s0) exit 1;; *-ard+igdm-s0) exit 75;; esac\n')
-    python.chmod(0o755)
-    code, lines = run_all(*NAMES, PYTHON=str(python))
+    python = stub("echo the last word; case $* in *-ard-s0) exit 1;; *-ard+igdm-s0) exit 75;; esac")
+    code, lines = run_all(*NAMES, **python)
     assert code == 1 and f"{NAMES[0]}-s0" in lines[-1] and "the last word" in lines[-1]
     assert [path.parent.name for path in Path("runs").glob("*/.done")] == [f"{NAMES[2]}-s0"]
-    assert run_all(*NAMES[1:], PYTHON=str(python))[0] == 0
-    called = re.findall("igdm.py runs/(.*)-s0", Path("calls").read_text())
-    assert called == [NAMES[i] for i in (0, 1, 2, 1)]
-    python.write_text('#!/usr/bin/env bash\ncase $* in *out*demo-ard*) touch demo$$; sleep 3\n'
-                      'ls demo* >both$$;; esac\n')
-    assert run_all("demo", PYTHON=str(python))[0] == 0      # a teacher, then two side by side
-    assert [len(path.read_text().split()) for path in Path().glob("both*")] == [2, 2]
+    assert run_all(*NAMES[1:], **python)[0] == 0
+    assert Path("calls").read_text().split() == [f"runs/{NAMES[i]}-s0" for i in (0, 1, 2, 1)]
 
-def left_behind(name, training, **metrics):
+def test_slurm():
+    """A run that no task, or more than one, begins."""
+    first = dict(SLURM_ARRAY_TASK_MIN="3", SLURM_ARRAY_TASK_COUNT="2", **stub(""))
+    codes = [run_all(*NAMES, SLURM_ARRAY_TASK_MAX=last, SLURM_ARRAY_TASK_ID=task, **first)[0]
+             for last, task in ("43", "44", "73")]
+    assert codes == [0, 0, 2] and len(Path("calls").read_text().split()) == len(NAMES)
+
+@pytest.mark.parametrize("first, calls", [(75, 4), (1, 1)])
+def test_a_teacher_and_its_students(first, calls):
+    """Students before their teacher, which another process trains, or without; not side by side."""
+    python = stub(f"(($(wc -l <calls)>1)) || exit {first}\n[[ $* = *out*demo-a* ]] || exec sleep 1"
+                  "\nls runs/*/.done >seen$$; touch demo$$; sleep 3; ls demo* >>seen$$")
+    assert run_all("demo", **python)[0] == (first == 1)
+    assert len(Path("calls").read_text().split()) == calls
+    assert all(len(path.read_text().split()) == 3 for path in Path().glob("seen*"))
+
+def left_behind(name, training, n=9, images=None, **metrics):
     """A run's folder, as training and evaluation leave it."""
     folder = Path("runs", name)
     folder.mkdir(parents=True)
     row = dict(epoch=1, loss=1.0, clean=50.0, timing=dict(seconds=60, memory_mib=2.0))
-    metrics = {key: dict(value=value, n=9) for key, value in metrics.items()}
+    metrics = {key: dict(value=value, n=n) for key, value in metrics.items()}
     pictures = np.random.default_rng(0).random((3, 2, 8, 8, 1))
-    igdm.write(folder / "result.json", dict(metrics=metrics))
+    igdm.write(folder / "result.json", dict(metrics=metrics, images=images))
     igdm.write(folder / "log.jsonl", [row])
     igdm.write(folder / "config.json", dict(training=training))
     igdm.write(folder / "gradients.npz", dict(zip(("images", "student", "teacher@bdm"), pictures)))
@@ -1326,25 +1321,29 @@ def cells(text, title):
 def test_report():
     """A mean, deviation, pair or picture of other runs; a gain's error; the paper's value lost."""
     shutil.which("bash") or pytest.skip("no bash here")
-    for seed in (0, 1):
+    for seed, aa, gd in (0, 20, 0.2), (1, 22, 0.21):
         base = dict(method="ard", lr=0.1, seed=seed, teacher_weights="w", match=None, alpha=0)
-        igdm_too = base | dict(match="igdm", alpha=9)
-        left_behind(f"{NAMES[0]}-s{seed}", base,
-                    **{"aa": 20.0 + 2 * seed, "gd@bdm": 0.2 + seed / 100})
-        left_behind(f"{NAMES[1]}-s{seed}", igdm_too, **{"aa": 25.0 + 4 * seed, "gd@bdm": 0.1})
-    left_behind("other-s0", igdm_too | dict(lr=0.2), clean=61.5)    # of no pair
-    left_behind("other-s1", igdm_too | dict(lr=0.3), clean=50.5)    # no seed of the same training
+        added = base | dict(match="igdm", alpha=9)
+        left_behind(f"{NAMES[0]}-s{seed}", base, **{"aa": aa, "gd@bdm": gd, "gd@ltd": 3})
+        left_behind(f"{NAMES[1]}-s{seed}", added, **{"aa": 2 * aa - 15, "gd@bdm": 0.1, "gd@ltd": 4})
+    left_behind("images-s1", added, images="others", aa=9)       # of no pair, as the next two
+    left_behind("other-s0", added | dict(lr=0.2), clean=61.5)
+    left_behind("other-s1", added | dict(lr=0.3), clean=50.5)    # no seed of the same training
+    left_behind("fewer-s1", added, n=8, aa=9)                    # a pair, but not for aa
+    shutil.copytree(f"runs/{NAMES[0]}-s0", "runs/copy-s0")          # no second pair
     Path("runs/foreign").mkdir()
     Path("runs/foreign/result.json").write_text('{"accuracy": 1}')
     assert igdm.main(["--report", "runs"]) == 0
     text = Path("runs/report.md").read_text(encoding="utf-8")
-    assert sorted((row["run"], row["seeds"], row["aa"], row["clean"])
-                  for row in cells(text, "All runs")) == [
-        (NAMES[0], "2", "21 ± 1.4", ""), (NAMES[1], "2", "27 ± 2.8", ""),
-        ("gain", "2", "6 ± 1", ""), ("other", "1", "", "50.5"), ("other", "1", "", "61.5")]
+    rows = sorted("|".join(row[key] for key in ("run", "seeds", "aa", "gd@", "clean"))
+                  for row in cells(text, "All runs"))
+    assert rows == [f"{NAMES[1]}|2|27 ± 2.8|0.1 ± 0|", f"{NAMES[0]}|2|21 ± 1.4|0.205 ± 0.0071|",
+                    "copy|1|20|0.2|", "fewer|1|9||", "gain|1|||", "gain|2|6 ± 1|-0.105 ± 0.005|",
+                    "images|1|9||", "other|1|||50.5", "other|1|||61.5"]
     row = next(row for row in cells(text, "Table 4") if row["run"] == NAMES[0])
     assert row["aa"] == "21 ± 1.4 / 24.77" and row["gd"].startswith("0.205 ± 0.0071 / ")
     drawn = {path.relative_to("runs").as_posix() for path in Path("runs").rglob("*.png")}
-    runs = [f"{name}-s{seed}" for name in NAMES[:2] for seed in (0, 1)]
-    assert drawn == {f"{run}/curves.png" for run in [*runs, "other-s0", "other-s1"]} | {
-        f"{run}/gradients.png" for run in runs[2:]} | {"autoattack.png"}
+    logs = {path.parent.name for path in Path("runs").glob("*/log.jsonl")}
+    pairs = {"fewer-s1", f"{NAMES[1]}-s0", f"{NAMES[1]}-s1"}
+    assert drawn == {f"{run}/curves.png" for run in logs} | {
+        f"{run}/gradients.png" for run in pairs} | {"autoattack.png"}
