@@ -455,7 +455,7 @@ def probe(S, T, data, cfg):
 def measures(teachers, data, cfg):
     """Rows (name, teacher or None, batches, measure, what its values depend on)."""
     every, attack = pick_test(data, None, cfg), " ".join(filter(None, (cfg.method, cfg.inner)))
-    rows = [("remainder", None, every, remainder, {})]  # first: NaN would be refused
+    rows = [("remainder", None, every, remainder, {})]  # first: NaN is refused
     rows += [(a, None, every, partial(accuracy, a), {}) for a in cfg.attacks if a != "aa"]
     for name in teachers:
         rows += [("gd", name, every, gradient_alignment, {}),
