@@ -312,7 +312,7 @@ rslad+igdm --alpha 1
 table ten: | ten | --batch 64 --probe 0 --precision bf16 --attacks clean,pgd
 teacher --method pgd-at --student wrn-16-2 --epochs 24 --steps 5
 table ten: | ten | --limit-train 300 --epochs 100 --batch 64 --student wrn-10-1 --probe 0 --precision bf16 \
-    --threads 1 --teacher runs/ten-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 300
+    --threads 1 --teacher runs/ten-teacher-s0/student.pt --attacks clean,fgsm,pgd,aa --aa-n 100
 pgd-at ard rslad adaad
 pgd-at+igdm ard+igdm adaad+igdm --alpha 20
 rslad+igdm --alpha 1
